@@ -1,0 +1,292 @@
+package lb
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is one whole configuration with every default filled in. It is built
+// by Parse and never changed afterwards. Slices keep the document's order.
+type Config struct {
+	Node     NodeSettings     `yaml:"node"`
+	Workers  WorkerSettings   `yaml:"workers"`
+	Fastpath FastpathSettings `yaml:"fastpath"`
+	Cluster  *ClusterSettings `yaml:"cluster"` // nil: this node is alone
+	Log      LogSettings      `yaml:"log"`
+	Trusted  []netip.Prefix   `yaml:"trusted"` // whose X-Forwarded-* is believed
+	Drain    DrainSettings    `yaml:"drain"`
+	Limits   Limits           `yaml:"limits"`
+	Admin    AdminSettings    `yaml:"admin"`
+
+	Listeners []*Listener `yaml:"listeners"` // a mapping by name in the document
+	Routes    []*Route    `yaml:"routes"`    // first match wins
+	Pools     []*Pool     `yaml:"pools"`     // a mapping by name in the document
+	Services  []*Service  `yaml:"services"`  // a mapping by name in the document
+}
+
+// NodeSettings names this node and its directories.
+type NodeSettings struct {
+	Name    string     `yaml:"name"`     // default: the host's name
+	Address netip.Addr `yaml:"address"`  // where peers send encapsulated packets; required with a cluster or a VIP
+	DataDir string     `yaml:"data_dir"` // state that outlives a reboot; default /var/lib/lbd, without root $XDG_STATE_HOME/lbd
+	RunDir  string     `yaml:"run_dir"`  // sockets and locks; default /run/lbd, without root $XDG_RUNTIME_DIR/lbd or a private directory in /tmp
+}
+
+// WorkerSettings says how many worker processes and threads serve requests.
+type WorkerSettings struct {
+	Processes int    `yaml:"processes"` // default 2, at most 64
+	Threads   int    `yaml:"threads"`   // each; "auto" (0): CPUs / processes, at least 1
+	User      string `yaml:"user"`      // default lbd when it exists, else uid 65534; ignored without root
+}
+
+// FastpathMode is how packets are steered.
+type FastpathMode string
+
+// The modes. Auto tries native, then generic, then goes on without.
+const (
+	FastpathAuto    FastpathMode = "auto"
+	FastpathNative  FastpathMode = "native"
+	FastpathGeneric FastpathMode = "generic"
+	FastpathOff     FastpathMode = "off"
+)
+
+// FastpathSettings configures the packet half.
+type FastpathSettings struct {
+	Mode       FastpathMode `yaml:"mode"`
+	Required   bool         `yaml:"required"`   // refuse to start without it
+	Interfaces []string     `yaml:"interfaces"` // where XDP attaches; none: sk_lookup only
+	Pins       string       `yaml:"pins"`       // default /sys/fs/bpf/lbd/<node name>
+}
+
+// ClusterSettings configures gossip.
+type ClusterSettings struct {
+	Name    string         `yaml:"name"`
+	Bind    netip.AddrPort `yaml:"bind"`
+	Join    []string       `yaml:"join"`     // host:port of seeds, redialled for ever
+	KeyFile string         `yaml:"key_file"` // required unless bind is a loopback address
+}
+
+// LogSettings says where logs go.
+type LogSettings struct {
+	Level  string `yaml:"level"`  // debug | info | warn | error
+	Access string `yaml:"access"` // stdout | FILE | off
+}
+
+// DrainSettings bounds how long old connections may live on.
+type DrainSettings struct {
+	Timeout time.Duration `yaml:"timeout"`
+}
+
+// Limits bound what clients may use.
+type Limits struct {
+	Connections int   `yaml:"connections"` // per worker
+	Head        Bytes `yaml:"head"`
+	Fields      int   `yaml:"fields"`
+	URI         Bytes `yaml:"uri"`
+}
+
+// AdminSettings says where the admin API is served.
+type AdminSettings struct {
+	Socket string `yaml:"socket"` // default <run_dir>/lbd.sock
+	HTTP   string `yaml:"http"`   // read-only: /metrics /healthz /readyz; "" : none
+}
+
+// Bytes is a size; the document may say 64KiB, 1MiB, 500.
+type Bytes int64
+
+// Share is a fraction between 0 and 1; the document says 20%.
+type Share float64
+
+// ListenerProtocol is what a listener speaks.
+type ListenerProtocol string
+
+// The listener protocols.
+const (
+	ListenHTTP  ListenerProtocol = "http"  // HTTP/1.1 and HTTP/2 prior knowledge on one port
+	ListenHTTPS ListenerProtocol = "https" // TLS, ALPN h2 and http/1.1
+	ListenTCP   ListenerProtocol = "tcp"   // bytes, to Pool
+)
+
+// Listener is an address the workers serve.
+type Listener struct {
+	Name          string           `yaml:"-"`
+	Bind          netip.AddrPort   `yaml:"bind"` // ":80" is [::]:80, which takes IPv4 too
+	Protocol      ListenerProtocol `yaml:"protocol"`
+	TLS           *ServerTLS       `yaml:"tls"`
+	ProxyProtocol *ProxyProtocol   `yaml:"proxy_protocol"`
+	Pool          string           `yaml:"pool"` // protocol tcp only
+}
+
+// ServerTLS is the TLS side of an https listener.
+type ServerTLS struct {
+	Certificates []CertificateFiles `yaml:"certificates"` // chosen by SNI; the first is the default
+	ClientCA     string             `yaml:"client_ca"`    // a file: clients must present a certificate of it
+	MinVersion   string             `yaml:"min_version"`  // "1.2" | "1.3"
+}
+
+// CertificateFiles names a PEM certificate chain and its key.
+type CertificateFiles struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// ProxyProtocol lists the networks whose connections begin with a PROXY header.
+type ProxyProtocol struct {
+	From []netip.Prefix `yaml:"from"`
+}
+
+// Route says what to do with the requests that match.
+type Route struct {
+	Match    Match         `yaml:"match"`
+	Filters  []FilterSpec  `yaml:"filters"` // in the document each is a mapping of one name
+	Timeout  RouteTimeout  `yaml:"timeout"`
+	Retry    Retry         `yaml:"retry"`
+	Pool     string        `yaml:"pool"` // exactly one of these four
+	Split    []WeightedRef `yaml:"split"`
+	Redirect *Redirect     `yaml:"redirect"`
+	Respond  *Respond      `yaml:"respond"`
+
+	Line int `yaml:"-"` // where the route begins in the document; its name in logs
+}
+
+// Match is a conjunction; an empty field matches all.
+type Match struct {
+	Listener []string          `yaml:"listener"` // one of
+	Host     []string          `yaml:"host"`     // one of: exact, or *.suffix for any number of labels
+	Path     string            `yaml:"path"`     // prefix, ends at a segment or a slash; "=/exact"; "~regex"
+	Method   []string          `yaml:"method"`   // one of
+	Header   map[string]string `yaml:"header"`   // all of: exact value
+	Query    map[string]string `yaml:"query"`    // all of: exact value
+}
+
+// FilterSpec is one filter with its own, still unread configuration.
+type FilterSpec struct {
+	Name string
+	Node Node // what stands under the name
+}
+
+// RouteTimeout bounds a request's waits.
+type RouteTimeout struct {
+	Request time.Duration `yaml:"request"` // request read -> response head; default 60s
+	Idle    time.Duration `yaml:"idle"`    // silence inside a body; default 30s
+	Tunnel  time.Duration `yaml:"tunnel"`  // silence in an upgraded connection; default 1h
+}
+
+// Retry says when a request is tried again.
+type Retry struct {
+	Attempts int      `yaml:"attempts"` // counts the first; default 2
+	On       []string `yaml:"on"`       // connect | reset | refused; default all three
+	Budget   Share    `yaml:"budget"`   // of the pool's requests in 10 s, never fewer than 10; default 20%
+}
+
+// WeightedRef is a pool with its share of a split.
+type WeightedRef struct {
+	Pool   string
+	Weight int
+}
+
+// Redirect answers with a Location.
+type Redirect struct {
+	Status int    `yaml:"status"` // default 308
+	Scheme string `yaml:"scheme"` // "": unchanged
+	Host   string `yaml:"host"`   // "": unchanged
+	Path   string `yaml:"path"`   // "": unchanged, with the query
+}
+
+// Respond answers with a fixed response.
+type Respond struct {
+	Status  int               `yaml:"status"` // default 200
+	Body    string            `yaml:"body"`
+	Headers map[string]string `yaml:"headers"`
+}
+
+// PoolProtocol is what a pool's backends speak.
+type PoolProtocol string
+
+// The pool protocols. GRPC is HTTP/2 with gRPC's error mapping.
+const (
+	HTTP1 PoolProtocol = "http1"
+	HTTP2 PoolProtocol = "http2"
+	GRPC  PoolProtocol = "grpc"
+)
+
+// Pool is backends with a balancer and a check.
+type Pool struct {
+	Name        string         `yaml:"-"`
+	Protocol    PoolProtocol   `yaml:"protocol"` // default http1
+	TLS         *ClientTLS     `yaml:"tls"`      // nil: plain text
+	Balance     string         `yaml:"balance"`  // round_robin | least_request | random | ewma | maglev | ring_hash
+	Hash        *HashKey       `yaml:"hash"`     // for maglev and ring_hash
+	Connections PoolLimits     `yaml:"connections"`
+	SlowStart   time.Duration  `yaml:"slow_start"`
+	Panic       Share          `yaml:"panic"` // "off" (0), or the share of healthy backends below which health is ignored
+	Check       *Check         `yaml:"check"` // nil: backends count as up
+	Outlier     *OutlierPolicy `yaml:"outlier"`
+	Backends    []*Backend     `yaml:"backends"`
+}
+
+// ClientTLS is how backends are reached over TLS.
+type ClientTLS struct {
+	CA         string `yaml:"ca"`          // a file; "": the system's
+	ServerName string `yaml:"server_name"` // "": the backend's host
+	Cert       string `yaml:"cert"`
+	Key        string `yaml:"key"`
+	Insecure   bool   `yaml:"insecure"` // do not verify; said loudly in status
+}
+
+// HashKey chooses what consistent hashing looks at.
+type HashKey struct {
+	Header string `yaml:"header"`
+	Cookie string `yaml:"cookie"`
+	Client bool   `yaml:"client"` // the client's address
+}
+
+// PoolLimits bounds a pool's connections.
+type PoolLimits struct {
+	PerBackend     int           `yaml:"per_backend"`     // open at once, per worker; default 1024
+	Idle           int           `yaml:"idle"`            // kept per backend and worker; default 128
+	IdleTimeout    time.Duration `yaml:"idle_timeout"`    // default 75s
+	MaxAge         time.Duration `yaml:"max_age"`         // with jitter; default 5m
+	ConnectTimeout time.Duration `yaml:"connect_timeout"` // TLS included; default 2s
+}
+
+// Check is an active health check.
+type Check struct {
+	HTTP     string        `yaml:"http"` // a path; exactly one of HTTP, TCP, GRPC
+	TCP      bool          `yaml:"tcp"`
+	GRPC     *string       `yaml:"grpc"`     // a service name; "" is the whole server
+	Expect   StatusRange   `yaml:"expect"`   // http; default 200-299
+	Host     string        `yaml:"host"`     // http; default the backend's address
+	Interval time.Duration `yaml:"interval"` // default 2s, spread by 10 % jitter
+	Timeout  time.Duration `yaml:"timeout"`  // default 1s
+	Rise     int           `yaml:"rise"`     // default 2
+	Fall     int           `yaml:"fall"`     // default 3
+}
+
+// StatusRange is an inclusive range of HTTP statuses, "200-299" or "200".
+type StatusRange struct{ From, To int }
+
+// OutlierPolicy ejects backends by what requests observe.
+type OutlierPolicy struct {
+	Consecutive5xx int           `yaml:"consecutive_5xx"`
+	Interval       time.Duration `yaml:"interval"`
+	Eject          time.Duration `yaml:"eject"`
+	MaxEjected     Share         `yaml:"max_ejected"`
+}
+
+// Backend is one server of a pool; in the document also just its address.
+type Backend struct {
+	Address string `yaml:"address"` // "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"
+	Weight  int    `yaml:"weight"`  // default 1, 0..1000
+	Backup  bool   `yaml:"backup"`  // used only when no other is up
+}
+
+// Service is an L4 service: packets go to the backends, no proxy in between.
+type Service struct {
+	Name     string         `yaml:"-"`
+	Bind     netip.AddrPort `yaml:"bind"`
+	Protocol string         `yaml:"protocol"` // tcp | udp
+	Forward  string         `yaml:"forward"`  // ipip | gue | l2
+	Affinity string         `yaml:"affinity"` // "" | client
+	Pool     string         `yaml:"pool"`
+}

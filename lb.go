@@ -1,0 +1,264 @@
+// Package lb holds the nouns of the load balancer: what a configuration says
+// (Config, Listener, Route, Pool, Service), what a cluster agrees on (Member,
+// Epoch), what is observed (Health, State, Stats) and the reason codes that
+// every drop, refusal, retry and fallback carries.
+//
+// It imports nothing of the project, so every other package may import it.
+// Values are plain data: build one, hand it out, never change it afterwards.
+// Start at Parse, then Config.
+package lb
+
+import (
+	"cmp"
+	"encoding/binary"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// Protocol is the transport protocol of a VIP or a Service: its IANA number.
+type Protocol uint8
+
+// The transport protocols that Cirque steers.
+const (
+	TCP Protocol = 6
+	UDP Protocol = 17
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return "protocol " + strconv.Itoa(int(p))
+}
+
+// VIP is an address, port and protocol that this node answers for although no
+// interface owns it. Port 0 means any port.
+type VIP struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol Protocol
+}
+
+func (v VIP) String() string {
+	return netip.AddrPortFrom(v.Addr, v.Port).String() + "/" + v.Protocol.String()
+}
+
+// Tuple names one flow as the client's packets carry it.
+type Tuple struct {
+	Protocol Protocol
+	Src, Dst netip.AddrPort
+}
+
+func (t Tuple) String() string {
+	return t.Protocol.String() + " " + t.Src.String() + " > " + t.Dst.String()
+}
+
+// Rows is the number of hash buckets that flows fall in: a prime, the same in
+// every epoch and on every node.
+const Rows = 65537
+
+// BootID is a random id made with a datapath (in run_dir, on tmpfs): kept when
+// lbd restarts, new when the host or its namespace is new.
+type BootID [8]byte
+
+// Member is a node as an Epoch lists it.
+type Member struct {
+	Name    string     `json:"name"`
+	Boot    BootID     `json:"boot"`
+	Address netip.Addr `json:"address"` // where encapsulated packets go
+	Weight  int        `json:"weight"`  // configured slots; 0: gets no new flows
+}
+
+// Epoch is one agreed node set. Epochs form a set ordered by (Counter, Origin);
+// the greatest one is current. Members are sorted by name.
+type Epoch struct {
+	Counter uint64   `json:"counter"`
+	Origin  string   `json:"origin"` // the member that minted it
+	Members []Member `json:"members"`
+}
+
+// Compare orders epochs by (Counter, Origin).
+func (e Epoch) Compare(o Epoch) int {
+	return cmp.Or(cmp.Compare(e.Counter, o.Counter), cmp.Compare(e.Origin, o.Origin))
+}
+
+// SameMembers reports whether both epochs list the same members with the same
+// boot ids, addresses and weights.
+func (e Epoch) SameMembers(o Epoch) bool { return slices.Equal(e.Members, o.Members) }
+
+// Digest identifies the epoch's content: 64-bit FNV-1a over its fields.
+func (e Epoch) Digest() uint64 {
+	h := fnv.New64a()
+	var n [8]byte
+	number := func(v uint64) { binary.BigEndian.PutUint64(n[:], v); h.Write(n[:]) }
+	text := func(s string) { number(uint64(len(s))); h.Write([]byte(s)) }
+	number(e.Counter)
+	text(e.Origin)
+	for _, m := range e.Members {
+		text(m.Name)
+		h.Write(m.Boot[:])
+		text(m.Address.String())
+		number(uint64(m.Weight))
+	}
+	return h.Sum64()
+}
+
+// View is the 16-bit digest of an ordered epoch list (newest first): two nodes
+// with equal views derive equal rows. 0 is never a view of a non-empty list.
+func View(epochs []Epoch) uint16 {
+	if len(epochs) == 0 {
+		return 0
+	}
+	h := fnv.New64a()
+	var n [8]byte
+	for _, e := range epochs {
+		binary.BigEndian.PutUint64(n[:], e.Digest())
+		h.Write(n[:])
+	}
+	s := h.Sum64()
+	return max(1, uint16(s^s>>16^s>>32^s>>48))
+}
+
+// Steering is everything a datapath needs to know; applying the same Steering
+// twice writes nothing the second time.
+type Steering struct {
+	Self   string  // our name among the members; "" or unlisted: we own no row
+	VIPs   []VIP   // what XDP looks at; all else passes untouched
+	Epochs []Epoch // newest first; empty: every row belongs to this node
+	Seed   [16]byte
+	// Tag authenticates encapsulated packets: of the current key first, then
+	// of a key that is being rotated out. Empty: no encapsulation is accepted.
+	Tags []uint32
+	// Binds lists what sk_lookup serves; new connections go to live slots only.
+	Binds []SteeredBind
+}
+
+// SteeredBind is one bound address and port with its listening sockets.
+type SteeredBind struct {
+	Bind    netip.AddrPort // an unspecified address: any local one
+	Sockets []int          // file descriptor of slot i's listening socket, or -1
+	Live    []bool         // whether slot i takes new connections
+}
+
+// Health is what is known of a backend. Unknown counts as up.
+type Health uint8
+
+// The states of a backend.
+const (
+	Unknown Health = iota
+	Up
+	Down
+)
+
+func (h Health) String() string { return [...]string{"unknown", "up", "down"}[min(h, Down)] }
+
+// MarshalText writes the state's name.
+func (h Health) MarshalText() ([]byte, error) { return []byte(h.String()), nil }
+
+// UnmarshalText reads a state's name; anything unknown is Unknown.
+func (h *Health) UnmarshalText(b []byte) error {
+	*h = Unknown
+	switch string(b) {
+	case "up":
+		*h = Up
+	case "down":
+		*h = Down
+	}
+	return nil
+}
+
+// BackendID is a backend's identity: its pool and address, never its weight.
+// Its text form is "pool/address".
+type BackendID struct {
+	Pool    string
+	Address string
+}
+
+func (id BackendID) String() string { return id.Pool + "/" + id.Address }
+
+// MarshalText writes "pool/address".
+func (id BackendID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads "pool/address"; the pool's name holds no slash.
+func (id *BackendID) UnmarshalText(b []byte) error {
+	pool, address, _ := cutSlash(string(b))
+	*id = BackendID{pool, address}
+	return nil
+}
+
+func cutSlash(s string) (before, after string, found bool) {
+	for i := range len(s) {
+		if s[i] == '/' {
+			return s[:i], s[i+1:], true
+		}
+	}
+	return s, "", false
+}
+
+// Admin is an operator's standing order for a backend; it overlays the
+// configuration, survives restarts and is shown as such.
+type Admin struct {
+	Drain   bool `json:"drain,omitempty"`   // no new requests; those running finish
+	Disable bool `json:"disable,omitempty"` // no new requests; those running are cut
+	Weight  *int `json:"weight,omitempty"`  // instead of the configured weight
+}
+
+// State is what the workers act on besides the configuration: observed health
+// and the operators' overlay. A backend that is not listed is Unknown.
+type State struct {
+	Health map[BackendID]Health `json:"health,omitempty"`
+	Admin  map[BackendID]Admin  `json:"admin,omitempty"`
+	// Draining: the node leaves; responses carry Connection: close, HTTP/2
+	// connections get GOAWAY.
+	Draining bool `json:"draining,omitempty"`
+}
+
+// Sample is one metric value, cumulative since its worker began unless Gauge.
+// The name is the Prometheus name; Labels are name, value, name, value…
+type Sample struct {
+	Name    string   `json:"n"`
+	Labels  []string `json:"l,omitempty"`
+	Gauge   bool     `json:"g,omitempty"`
+	Value   float64  `json:"v,omitempty"`
+	Buckets []Bucket `json:"b,omitempty"` // a histogram: Value is the sum of all observations
+	Count   uint64   `json:"c,omitempty"` // a histogram's number of observations
+}
+
+// Bucket is the cumulative count of observations of at most Le.
+type Bucket struct {
+	Le float64 `json:"le"`
+	N  uint64  `json:"n"`
+}
+
+// BackendLoad is what one worker knows of a backend's use now.
+type BackendLoad struct {
+	ID          BackendID `json:"id"`
+	Active      int       `json:"active"`      // requests and tunnels in progress
+	Connections int       `json:"connections"` // open, idle ones included
+	Requests    uint64    `json:"requests"`    // since the worker began
+	Failures    uint64    `json:"failures"`    // attempts that failed
+}
+
+// Stats is what one worker reports when asked; values are since it began.
+type Stats struct {
+	Samples     []Sample      `json:"samples"`
+	Backends    []BackendLoad `json:"backends"`
+	Connections int           `json:"connections"` // client connections open now
+	Requests    int           `json:"requests"`    // requests in progress now
+}
+
+// Event is something an operator may want to know of: an ejection, a drain, an
+// epoch, a fallback.
+type Event struct {
+	Time    time.Time `json:"time"`
+	Kind    string    `json:"kind"`    // noun.verb: backend.down, worker.exit, epoch.minted
+	Subject string    `json:"subject"` // what it happened to
+	Reason  Reason    `json:"reason,omitempty"`
+	Detail  string    `json:"detail,omitempty"`
+}
