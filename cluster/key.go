@@ -1,0 +1,79 @@
+package cluster
+
+import (
+	"bytes"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+)
+
+// Key is a cluster's secret: gossip is encrypted with it, the flow hash's seed
+// and the encapsulation tag are derived from it.
+type Key [32]byte
+
+// NewKey makes a random key.
+func NewKey() Key {
+	var k Key
+	rand.Read(k[:]) // never fails
+	return k
+}
+
+// String is the key as key_file has it. It is a secret.
+func (k Key) String() string { return hex.EncodeToString(k[:]) }
+
+// ParseKeys reads a key_file: one key in hex per line, at most two. Blank
+// lines and lines that begin with # are skipped.
+func ParseKeys(file []byte) ([]Key, error) {
+	var keys []Key
+	number := 0
+	for line := range bytes.Lines(file) {
+		number++
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		var k Key
+		if n, err := hex.Decode(k[:], line[:min(len(line), 2*len(k))]); err != nil || n != len(k) || len(line) != 2*len(k) {
+			return nil, fmt.Errorf("line %d: a key is 64 hexadecimal digits, this is not (make one with lbctl cluster key new)", number)
+		}
+		if len(keys) == 2 {
+			return nil, fmt.Errorf("line %d: a third key; a rotation needs two", number)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("no key in it (make one with lbctl cluster key new)")
+	}
+	return keys, nil
+}
+
+// Seed keys the hash that puts flows in rows: every node of a cluster has the
+// same, nobody outside can guess it, and it never travels. Without a key
+// (loopback only) it follows from the cluster's name.
+func (c *Cluster) Seed() [16]byte {
+	if len(c.options.Keys) == 0 {
+		return [16]byte(derive([]byte(c.options.Name), "lb flow seed, no key", 16))
+	}
+	return [16]byte(derive(c.options.Keys[0][:], "lb flow seed", 16))
+}
+
+// Tags authenticate encapsulated packets: of the first key, then of the one
+// being rotated. Without a key there is none, and no encapsulation.
+func (c *Cluster) Tags() []uint32 {
+	var tags []uint32
+	for _, k := range c.options.Keys {
+		tags = append(tags, binary.BigEndian.Uint32(derive(k[:], "lb encapsulation tag", 4)))
+	}
+	return tags
+}
+
+func derive(secret []byte, use string, n int) []byte {
+	out, err := hkdf.Key(sha256.New, secret, nil, use, n)
+	if err != nil {
+		panic(err) // only for lengths beyond 255 hashes
+	}
+	return out
+}
