@@ -1,0 +1,48 @@
+# Two commands do everything: make run, make test. Root adds packets: make lab.
+
+GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export CGO_ENABLED ?= 0
+
+.PHONY: build run lab test check race fuzz bench bench-l4 generate clean
+
+build: ## bin/lbd and bin/lbctl
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
+
+run: build ## the quickstart: three backends and lbd, no root
+	$(GO) run ./bench/demo
+
+lab: build ## as root: client, router, three nodes, three backends in namespaces, and a tour
+	$(GO) run ./bench/lab $(if $(KEEP),-keep) $(if $(SMOKE),-smoke)
+
+check: ## vet, staticcheck, gofmt
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "gofmt wants to change:"; echo "$$out"; exit 1; }
+
+test: check ## everything that is checked, packets and namespaces too when root
+	$(GO) test ./...
+
+race: ## the tests with the race detector
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+FUZZTIME ?= 30s
+fuzz: ## every fuzz target, FUZZTIME each
+	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$pkg/*_test.go | cut -d' ' -f2); do \
+	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; \
+	  done; \
+	done
+
+bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root
+	$(GO) run ./bench/l7
+	@if [ $$(id -u) = 0 ]; then $(MAKE) --no-print-directory bench-l4; else echo "ns per packet: skipped, needs root"; fi
+
+bench-l4: ## ns per packet beside an empty program
+	$(GO) run ./bench/l4
+
+generate: ## BPF objects from their sources; needs clang-19 and llvm-19
+	$(GO) generate ./bpf
+
+clean:
+	rm -rf bin dist
