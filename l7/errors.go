@@ -1,0 +1,40 @@
+package l7
+
+import (
+	"fmt"
+
+	"github.com/cirque-lb/lb"
+)
+
+// Source says whose fault an error is.
+type Source uint8
+
+// The sources.
+const (
+	FromProxy Source = iota
+	FromClient
+	FromUpstream
+)
+
+func (s Source) String() string {
+	return [...]string{"proxy", "client", "upstream"}[min(s, FromUpstream)]
+}
+
+// Error is why a request did not get its backend's response. One place turns
+// it into a response and a log line.
+type Error struct {
+	Status int // what the client is answered, unless a response has begun
+	Source Source
+	Reason lb.Reason
+	Sent   bool // a byte of the request may have reached the backend
+	Err    error
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("%s: %s", e.Source, e.Reason)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.Source, e.Reason, e.Err)
+}
+
+func (e *Error) Unwrap() error { return e.Err }

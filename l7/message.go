@@ -1,0 +1,135 @@
+package l7
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// Field is one header field.
+type Field struct{ Name, Value string }
+
+// Header holds fields in the order of the wire. Names compare without case.
+type Header []Field
+
+// Get returns the first value of name, or "".
+func (h Header) Get(name string) string {
+	v, _ := h.Lookup(name)
+	return v
+}
+
+// Lookup returns the first value of name and whether there is one.
+func (h Header) Lookup(name string) (string, bool) {
+	for i := range h {
+		if equalFold(h[i].Name, name) {
+			return h[i].Value, true
+		}
+	}
+	return "", false
+}
+
+// Has reports whether a field of this name is there.
+func (h Header) Has(name string) bool {
+	_, ok := h.Lookup(name)
+	return ok
+}
+
+// Add appends a field.
+func (h *Header) Add(name, value string) { *h = append(*h, Field{name, value}) }
+
+// Set makes value the only one of name, in the place of the first.
+func (h *Header) Set(name, value string) {
+	for i := range *h {
+		if equalFold((*h)[i].Name, name) {
+			(*h)[i].Value = value
+			*h = append((*h)[:i+1], (*h)[i+1:].without(name)...)
+			return
+		}
+	}
+	h.Add(name, value)
+}
+
+// Del removes every field of this name.
+func (h *Header) Del(name string) { *h = h.without(name) }
+
+// without compacts h in place.
+func (h Header) without(name string) Header {
+	kept := h[:0]
+	for _, f := range h {
+		if !equalFold(f.Name, name) {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+
+// Version is the HTTP version a message came in.
+type Version uint8
+
+// The versions.
+const (
+	HTTP10 Version = 10
+	HTTP11 Version = 11
+	HTTP20 Version = 20
+)
+
+func (v Version) String() string {
+	switch v {
+	case HTTP10:
+		return "HTTP/1.0"
+	case HTTP11:
+		return "HTTP/1.1"
+	case HTTP20:
+		return "HTTP/2.0"
+	}
+	return "HTTP/?"
+}
+
+// Request is a request's head. Its strings may point into memory that lives as
+// long as the exchange: clone what is to be kept longer.
+type Request struct {
+	Method  string
+	Scheme  string // "http" or "https": how the client reached us
+	Host    string // host and port as the client named them; not among the fields
+	Target  string // path and query, byte for byte; "*" of OPTIONS
+	Version Version
+	Header  Header // no Host; what frames the body is in Length
+	// Length is the body's length, or -1 when only its end tells.
+	Length int64
+	// Upgrade is the protocol the client asks to change to ("websocket"), or "".
+	// The connection's own fields are gone from Header then, too.
+	Upgrade string
+
+	Client   netip.AddrPort // who connected; after a PROXY header, whom it names
+	Local    netip.AddrPort // the address that was connected to
+	Listener string         // name of the listener
+
+	// ServerName and Certificate describe the client's TLS; "" without.
+	ServerName string
+}
+
+// Path returns the target without its query.
+func (r *Request) Path() string {
+	path, _, _ := strings.Cut(r.Target, "?")
+	return path
+}
+
+// Query returns what follows the first question mark.
+func (r *Request) Query() string {
+	_, query, _ := strings.Cut(r.Target, "?")
+	return query
+}
+
+// Response is a response's head, and its body when a filter or the proxy made it.
+type Response struct {
+	Status  int
+	Version Version // of a backend's response
+	Header  Header  // what frames the body is in Length
+	// Length is the body's length, or -1 when only its end tells.
+	Length int64
+	// Body is the whole body of a response that was made here.
+	Body []byte
+	// Trailer is the trailer of a response that was made here.
+	Trailer Header
+}
