@@ -52,12 +52,17 @@ type Request struct {
 	Scheme   string // "http" or "https" when the target came in absolute form, else ""
 	Host     string // the Host field's value, with its port; "" only in HTTP/1.0
 	Minor    int    // 0 for HTTP/1.0, 1 for everything newer
-	// Fields are all field lines in wire order, hop-by-hop ones included (see
-	// StripHopByHop). Names with an underscore are left out: some origins read
-	// them as a hyphen, so they could forge a field that we own.
+	// Fields are the end-to-end fields in wire order. Left out are: Host; what
+	// frames the body (Content-Length, Transfer-Encoding); what concerns the
+	// connection only (RFC 9110 section 7.6.1: Connection and what it
+	// nominates, Keep-Alive, Proxy-Connection, Proxy-Authorization, TE,
+	// Upgrade, HTTP2-Settings), except that a nomination of a field that
+	// somebody depends on (Host, X-Forwarded-*, Cookie...) is an attack and
+	// ignored; and names with an underscore: some origins read it as a hyphen,
+	// so such a name could forge a field that we own.
 	Fields  []Field
 	Framing Framing // None, Length or Chunked
-	Length  int64   // of the body when Framing is Length, else -1
+	Length  int64   // of the body; -1 when Framing is Chunked
 
 	Close     bool   // the connection ends after this exchange, by the client's wish or its version
 	Expect100 bool   // the client waits for 100 (Continue) before it sends the body
@@ -79,7 +84,7 @@ func (r *Request) Parse(buf []byte, l *Limits) (n int, err error) { return 0, er
 
 // Reset forgets everything but the capacity of Fields.
 func (r *Request) Reset() {
-	*r = Request{Fields: r.Fields[:0], Length: -1}
+	*r = Request{Fields: r.Fields[:0]}
 }
 
 // Response is the head of a response.
@@ -87,7 +92,7 @@ type Response struct {
 	Status int
 	Reason string
 	Minor  int
-	Fields []Field // in wire order, hop-by-hop ones included
+	Fields []Field // the end-to-end fields in wire order, as in a Request; underscores stay
 
 	Framing Framing
 	// Length is what Content-Length declares, -1 without one. With Framing
@@ -155,7 +160,9 @@ func (b *Body) Trailers() []Field { return nil }
 
 // Out is what the encoder decides about a message besides its fields. It alone
 // writes Content-Length, Transfer-Encoding, Connection, Keep-Alive,
-// Proxy-Connection and Upgrade; such fields in a message are skipped.
+// Proxy-Connection and Upgrade (and Host); such fields in a message are skipped,
+// and a CR, LF or NUL in a field becomes a space, so that no message can be
+// split by what a filter puts in it.
 type Out struct {
 	// Framing and Length: Length writes Content-Length, Chunked writes
 	// Transfer-Encoding. Of a response, None with Length >= 0 writes a
@@ -168,8 +175,8 @@ type Out struct {
 	Upgrade   string // Connection: upgrade, and Upgrade: this
 }
 
-// AppendRequest appends a request head.
-func AppendRequest(dst []byte, method, target string, fields []Field, o Out) []byte { return dst }
+// AppendRequest appends a request head with host as its Host field.
+func AppendRequest(dst []byte, method, target, host string, fields []Field, o Out) []byte { return dst }
 
 // AppendResponse appends a response head. An empty reason takes the usual one.
 func AppendResponse(dst []byte, status int, reason string, fields []Field, o Out) []byte { return dst }
@@ -189,11 +196,3 @@ func AppendLastChunk(dst []byte, trailers []Field) []byte { return dst }
 
 // Continue is a whole 100 (Continue) response.
 const Continue = "HTTP/1.1 100 Continue\r\n\r\n"
-
-// StripHopByHop removes the fields that concern one connection only (RFC 9110
-// section 7.6.1) from fields, in place, and returns what is left: Connection
-// and what it nominates, Keep-Alive, Proxy-Connection, Proxy-Authenticate,
-// Proxy-Authorization, TE, Trailer, Transfer-Encoding, Upgrade, HTTP2-Settings. A nomination of a
-// field that we depend on (Host, Content-Length, X-Forwarded-*, Cookie…) is
-// ignored: it is an attack. Content-Length stays; the encoders skip it.
-func StripHopByHop(fields []Field) []Field { return fields }
