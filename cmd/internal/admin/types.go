@@ -1,0 +1,266 @@
+package admin
+
+import (
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// Status answers the five daily questions: what is exposed, which listener
+// gets traffic, which route sends it where, are the backends healthy, are the
+// nodes in sync.
+type Status struct {
+	Node        string     `json:"node"`
+	Version     string     `json:"version"`
+	Started     time.Time  `json:"started"`
+	State       string     `json:"state"` // serving | draining | empty
+	Generation  string     `json:"generation"`
+	Owner       string     `json:"owner"` // of the objects: file | document
+	File        string     `json:"file"`
+	Fastpath    Fastpath   `json:"fastpath"`
+	Connections int        `json:"connections"`
+	Requests    int        `json:"requests"`
+	Listeners   []Listener `json:"listeners"`
+	Routes      []Route    `json:"routes"`
+	Pools       []Pool     `json:"pools"`
+	Workers     []Worker   `json:"workers"`
+	Nodes       []Node     `json:"nodes"`
+	Problems    []Problem  `json:"problems"` // what an operator can mend; any makes the node degraded
+	Notes       []string   `json:"notes"`    // modes that were chosen or are all this host can do
+}
+
+// Degraded reports whether something is broken that an operator can mend.
+func (s Status) Degraded() bool { return len(s.Problems) > 0 }
+
+// Problem is one reason for being degraded, with the next thing to do.
+type Problem struct {
+	Subject string `json:"subject"`
+	Text    string `json:"text"`
+	Do      string `json:"do,omitempty"`
+}
+
+// Fastpath says how packets are steered, and why not better.
+type Fastpath struct {
+	Wanted     string            `json:"wanted"`
+	Mode       string            `json:"mode"` // native | generic | sk_lookup | off
+	Interfaces map[string]string `json:"interfaces,omitempty"`
+	Reason     string            `json:"reason,omitempty"`
+	Epoch      string            `json:"epoch,omitempty"` // counter@origin of the current one
+	View       uint16            `json:"view,omitempty"`
+}
+
+// Listener is an address the workers serve.
+type Listener struct {
+	Name        string  `json:"name"`
+	Bind        string  `json:"bind"`
+	Protocol    string  `json:"protocol"`
+	Scope       string  `json:"scope"` // local | vip
+	Slots       int     `json:"slots"`
+	Live        int     `json:"live"` // slots that take new connections
+	Connections float64 `json:"connections"`
+	Requests    float64 `json:"requests"` // since the daemon's first worker
+	Note        string  `json:"note,omitempty"`
+}
+
+// Route is one row of the routing table, in the order of matching.
+type Route struct {
+	Index   int      `json:"index"`
+	Line    int      `json:"line"`
+	Match   string   `json:"match"`
+	Filters []string `json:"filters,omitempty"`
+	Target  string   `json:"target"` // pool app | split a:90 b:10 | redirect 308 | respond 200
+}
+
+// Pool is backends with a balancer and a check.
+type Pool struct {
+	Name     string `json:"name"`
+	Protocol string `json:"protocol"`
+	Balance  string `json:"balance"`
+	Check    string `json:"check"` // "http /healthz every 2s"; "" without one
+	Backends int    `json:"backends"`
+	Usable   int    `json:"usable"` // neither down nor drained nor disabled
+	Active   int    `json:"active"`
+}
+
+// Backend is one server of a pool as this node sees it.
+type Backend struct {
+	ID          string        `json:"id"` // pool/address
+	Pool        string        `json:"pool"`
+	Address     string        `json:"address"`
+	State       string        `json:"state"` // up | down | unknown | draining | drained | disabled
+	Health      string        `json:"health"`
+	Weight      int           `json:"weight"`     // the one in force
+	Configured  int           `json:"configured"` // the document's
+	Backup      bool          `json:"backup,omitempty"`
+	Drain       bool          `json:"drain,omitempty"`
+	Disable     bool          `json:"disable,omitempty"`
+	Active      int           `json:"active"`      // requests and tunnels in progress
+	Connections int           `json:"connections"` // open, idle ones included
+	Requests    uint64        `json:"requests"`
+	Failures    uint64        `json:"failures"`
+	Check       string        `json:"check,omitempty"` // what the last probe saw
+	Since       time.Time     `json:"since,omitzero"`  // of the health's last change
+	Took        time.Duration `json:"took_ns,omitempty"`
+}
+
+// Worker is one process of a crew.
+type Worker struct {
+	Name       string    `json:"name"`
+	PID        int       `json:"pid"`
+	State      string    `json:"state"`
+	Slots      []int     `json:"slots"`
+	Generation uint64    `json:"generation"`
+	Binary     string    `json:"binary,omitempty"`
+	Started    time.Time `json:"started,omitzero"`
+}
+
+// Node is a member of the cluster, or this node alone.
+type Node struct {
+	Name        string    `json:"name"`
+	Self        bool      `json:"self"`
+	Address     string    `json:"address,omitempty"`
+	State       string    `json:"state"` // serving | draining | empty | suspect | dead | left
+	Ready       bool      `json:"ready"`
+	Listed      bool      `json:"listed"` // owns rows in the current epoch
+	Weight      int       `json:"weight"`
+	View        uint16    `json:"view,omitempty"`
+	InSync      bool      `json:"in_sync"` // its view is ours
+	Connections *int      `json:"connections,omitempty"`
+	Since       time.Time `json:"since,omitzero"`
+}
+
+// Applied is the verdict on an accepted change.
+type Applied struct {
+	Generation string   `json:"generation"`
+	Changed    bool     `json:"changed"`
+	DryRun     bool     `json:"dry_run,omitempty"`
+	Changes    []Change `json:"changes,omitempty"`
+	Notes      []string `json:"notes,omitempty"` // what takes a restart, what was ignored
+}
+
+// Change is one difference between two configurations, and what it breaks.
+type Change struct {
+	Path   string `json:"path"`
+	Text   string `json:"text"`
+	Breaks string `json:"breaks,omitempty"`
+}
+
+// Generation is one entry of the history.
+type Generation struct {
+	Generation string    `json:"generation"`
+	Time       time.Time `json:"time"`
+	By         string    `json:"by"`     // who: file reload, uid 0 (pid 4711)
+	Action     string    `json:"action"` // what: reload, apply, rollback of 41@edge-1
+	Current    bool      `json:"current"`
+	Bytes      int       `json:"bytes"`
+}
+
+// Document is a configuration's text.
+type Document struct {
+	Generation string `json:"generation"`
+	Text       string `json:"text"`
+}
+
+// Apply replaces the objects of the document.
+type Apply struct {
+	Text   []byte
+	File   string // the name errors show
+	Match  string // the generation the edit began with; "": any
+	DryRun bool
+}
+
+// BackendEdit changes the document.
+type BackendEdit struct {
+	Match   string `json:"-"` // the generation the edit began with; "": any
+	Action  string `json:"action"` // add | set | remove
+	Pool    string `json:"pool"`
+	Address string `json:"address"`
+	Weight  *int   `json:"weight,omitempty"`
+	Backup  *bool  `json:"backup,omitempty"`
+}
+
+// BackendOrder changes the operational overlay; nil leaves a part as it is.
+type BackendOrder struct {
+	ID          string `json:"id"` // pool/address
+	Drain       *bool  `json:"drain,omitempty"`
+	Disable     *bool  `json:"disable,omitempty"`
+	Weight      *int   `json:"weight,omitempty"`
+	ClearWeight bool   `json:"clear_weight,omitempty"` // back to the document's
+}
+
+// NodeOrder drains a node, or takes the drain back.
+type NodeOrder struct {
+	Name  string `json:"name"` // "": the addressed node
+	Drain bool   `json:"drain"`
+}
+
+// UpgradeOrder replaces the workers.
+type UpgradeOrder struct {
+	Binary string `json:"binary,omitempty"` // "": the path resolved at start
+}
+
+// Question is a flow or a request to be explained.
+type Question struct {
+	Tuple    string            `json:"tuple,omitempty"` // "tcp 198.51.100.7:40000 > 192.0.2.10:80"
+	URL      string            `json:"url,omitempty"`
+	Method   string            `json:"method,omitempty"`
+	Header   map[string]string `json:"header,omitempty"`
+	Listener string            `json:"listener,omitempty"`
+	From     string            `json:"from,omitempty"` // client address:port, for the packet half
+}
+
+// Explanation says what would happen, and why not something else.
+type Explanation struct {
+	Listener string          `json:"listener,omitempty"`
+	Bind     string          `json:"bind,omitempty"`
+	Scope    string          `json:"scope"` // local | vip | none
+	Packet   *PacketWay      `json:"packet,omitempty"`
+	Routes   []RouteVerdict  `json:"routes,omitempty"`
+	Route    int             `json:"route"` // index of the one that matches; -1
+	Filters  []string        `json:"filters,omitempty"`
+	Target   string          `json:"target,omitempty"`
+	Pool     string          `json:"pool,omitempty"`
+	Balance  string          `json:"balance,omitempty"`
+	Backends []BackendChoice `json:"backends,omitempty"`
+	Verdict  string          `json:"verdict"`
+}
+
+// PacketWay is the way of a flow through rows and slots.
+type PacketWay struct {
+	Tuple string   `json:"tuple"`
+	VIP   string   `json:"vip,omitempty"`
+	Row   int      `json:"row"` // -1 without one
+	Chain []string `json:"chain,omitempty"`
+	Slot  int      `json:"slot"` // -1: another node's, or the kernel's own hash
+	Note  string   `json:"note,omitempty"`
+}
+
+// RouteVerdict says whether a route matches, and if not, what differs.
+type RouteVerdict struct {
+	Index   int    `json:"index"`
+	Line    int    `json:"line"`
+	Match   string `json:"match"`
+	Matches bool   `json:"matches"`
+	Why     string `json:"why"`
+}
+
+// BackendChoice says whether a backend may be picked, and if not, why.
+type BackendChoice struct {
+	ID       string `json:"id"`
+	Eligible bool   `json:"eligible"`
+	Weight   int    `json:"weight"`
+	Why      string `json:"why"`
+}
+
+// Event is an lb.Event with its place in the node's ring.
+type Event struct {
+	Seq uint64 `json:"seq"`
+	lb.Event
+}
+
+// Version says what runs.
+type Version struct {
+	Version string `json:"version"`
+	Go      string `json:"go"`
+	API     int    `json:"api"`
+}

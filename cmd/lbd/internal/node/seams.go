@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// Update is one configuration on its way to the workers. They parse Document
+// themselves, with the same filters, and build from Files; Config is what the
+// node made of the same bytes.
+type Update struct {
+	Generation uint64
+	Document   []byte
+	Files      map[string][]byte // every file the configuration names, by path
+	Config     *lb.Config
+	// Persist is called once, after every worker has built the update and
+	// before any switches to it. Its error undoes the update.
+	Persist func() error
+}
+
+// Fleet is the parent side of the worker processes and the owner of every
+// listening socket.
+type Fleet interface {
+	// Apply opens what sockets are missing, has every worker build the update
+	// and switches it in: all or none.
+	Apply(context.Context, Update) error
+	SetState(lb.State)
+	// Upgrade replaces the crew by one of the given binary ("": the path that
+	// was resolved at start) and returns when the new one serves.
+	Upgrade(ctx context.Context, binary string) error
+	Stats() lb.Stats // totals that survive workers
+	Crew() []Worker
+	Sockets() []lb.SteeredBind
+	// Events tells what happened to workers; crew and sockets may have changed
+	// whenever one arrives.
+	Events() <-chan lb.Event
+}
+
+// Worker is one process of a crew.
+type Worker struct {
+	Name       string
+	PID        int
+	Binary     string
+	Slots      []int
+	State      string // starting | ready | draining | gone
+	Generation uint64
+	Started    time.Time
+}
+
+// Datapath is the kernel half.
+type Datapath interface {
+	// Apply is idempotent: the same Steering twice writes nothing the second time.
+	Apply(lb.Steering) error
+	Fastpath() Fastpath
+	Counters() (map[lb.Reason]uint64, error) // packets by how they left XDP
+	Explain(lb.Tuple) (Path, error)
+}
+
+// Fastpath says how packets are steered, and why not better.
+type Fastpath struct {
+	Mode       string            // native | generic | sk_lookup | off
+	Interfaces map[string]string // interface -> native | generic | off
+	Reason     string            // why it is not the best mode, in words; "" when it is
+}
+
+// Path is what the datapath would do with a flow.
+type Path struct {
+	VIP   string   // "" when no VIP matches: the packet passes untouched
+	Row   int      // -1 without one
+	Chain []string // names of the row's owners, the current one first
+	Slot  int      // -1 when another node takes it
+}
+
+// Monitor probes backends. Whoever makes it sends its changes to Node.Note.
+type Monitor interface {
+	Update([]Target)
+	Health() map[lb.BackendID]lb.Health // of every target now; the caller's own map
+	Report() []Report                   // sorted by identity
+}
+
+// Target is a backend to be probed.
+type Target struct {
+	ID    lb.BackendID
+	Check lb.Check
+}
+
+// Report is the last thing a monitor knows of a target.
+type Report struct {
+	ID     lb.BackendID
+	Health lb.Health
+	Since  time.Time // of the last change; zero while unknown
+	Probes uint64
+	Fails  uint64
+	Last   time.Time     // of the last probe
+	Took   time.Duration // the last probe
+	Detail string        // what the last probe saw: "status 200"
+}
+
+// Cluster knows the other nodes. Whoever makes it sends its events to Node.Note.
+type Cluster interface {
+	SetReady(bool)            // whether this node can serve
+	SetWeight(int)            // in the next epoch; 0 drains
+	Epochs() []lb.Epoch       // newest first; not to be changed
+	Peers() []Peer            // by name, this node among them
+	Changed() <-chan struct{} // a token after Epochs or Peers changed; tokens coalesce
+
+	Seed() [16]byte // of the row hash
+	Tags() []uint32 // of encapsulated packets
+}
+
+// Peer is a node as gossip knows it.
+type Peer struct {
+	Name    string
+	Address netip.Addr
+	State   string // alive | suspect | dead | left
+	Ready   bool   // says that it can serve
+	Listed  bool   // the current epoch has it
+	Weight  int
+	View    uint16 // equal views, equal rows
+	Since   time.Time
+	Self    bool
+}
