@@ -3,6 +3,8 @@ package lb
 import (
 	"net/netip"
 	"time"
+
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Config is one whole configuration with every default filled in. It is built
@@ -18,10 +20,10 @@ type Config struct {
 	Limits   Limits           `yaml:"limits"`
 	Admin    AdminSettings    `yaml:"admin"`
 
-	Listeners []*Listener `yaml:"listeners"` // a mapping by name in the document
-	Routes    []*Route    `yaml:"routes"`    // first match wins
-	Pools     []*Pool     `yaml:"pools"`     // a mapping by name in the document
-	Services  []*Service  `yaml:"services"`  // a mapping by name in the document
+	Listeners []*Listener `yaml:"listeners" by:"Name"` // a mapping by name in the document
+	Routes    []*Route    `yaml:"routes"`              // first match wins
+	Pools     []*Pool     `yaml:"pools" by:"Name"`     // a mapping by name in the document
+	Services  []*Service  `yaml:"services" by:"Name"`  // a mapping by name in the document
 }
 
 // NodeSettings names this node and its directories.
@@ -34,9 +36,9 @@ type NodeSettings struct {
 
 // WorkerSettings says how many worker processes and threads serve requests.
 type WorkerSettings struct {
-	Processes int    `yaml:"processes"` // default 2, at most 64
-	Threads   int    `yaml:"threads"`   // each; "auto" (0): CPUs / processes, at least 1
-	User      string `yaml:"user"`      // default lbd when it exists, else uid 65534; ignored without root
+	Processes int    `yaml:"processes" default:"2" range:"1..64"`   // default 2, at most 64
+	Threads   int    `yaml:"threads" words:"auto=0" range:"0..256"` // each; "auto" (0): CPUs / processes, at least 1
+	User      string `yaml:"user"`                                  // default lbd when it exists, else uid 65534; ignored without root
 }
 
 // FastpathMode is how packets are steered.
@@ -52,7 +54,7 @@ const (
 
 // FastpathSettings configures the packet half.
 type FastpathSettings struct {
-	Mode       FastpathMode `yaml:"mode"`
+	Mode       FastpathMode `yaml:"mode" default:"auto" one:"auto|native|generic|off"`
 	Required   bool         `yaml:"required"`   // refuse to start without it
 	Interfaces []string     `yaml:"interfaces"` // where XDP attaches; none: sk_lookup only
 	Pins       string       `yaml:"pins"`       // default /sys/fs/bpf/lbd/<node name>
@@ -68,21 +70,21 @@ type ClusterSettings struct {
 
 // LogSettings says where logs go.
 type LogSettings struct {
-	Level  string `yaml:"level"`  // debug | info | warn | error
-	Access string `yaml:"access"` // stdout | FILE | off
+	Level  string `yaml:"level" default:"info" one:"debug|info|warn|error"` // debug | info | warn | error
+	Access string `yaml:"access" default:"stdout"`                          // stdout | FILE | off
 }
 
 // DrainSettings bounds how long old connections may live on.
 type DrainSettings struct {
-	Timeout time.Duration `yaml:"timeout"`
+	Timeout time.Duration `yaml:"timeout" default:"30s" range:"0s..24h"`
 }
 
 // Limits bound what clients may use.
 type Limits struct {
-	Connections int   `yaml:"connections"` // per worker
-	Head        Bytes `yaml:"head"`
-	Fields      int   `yaml:"fields"`
-	URI         Bytes `yaml:"uri"`
+	Connections int   `yaml:"connections" default:"100000" range:"1..10000000"` // per worker
+	Head        Bytes `yaml:"head" default:"64KiB" range:"1KiB..1MiB"`
+	Fields      int   `yaml:"fields" default:"100" range:"10..10000"`
+	URI         Bytes `yaml:"uri" default:"16KiB" range:"256B..1MiB"`
 }
 
 // AdminSettings says where the admin API is served.
@@ -110,8 +112,8 @@ const (
 // Listener is an address the workers serve.
 type Listener struct {
 	Name          string           `yaml:"-"`
-	Bind          netip.AddrPort   `yaml:"bind"` // ":80" is [::]:80, which takes IPv4 too
-	Protocol      ListenerProtocol `yaml:"protocol"`
+	Bind          netip.AddrPort   `yaml:"bind" need:"true"` // ":80" is [::]:80, which takes IPv4 too
+	Protocol      ListenerProtocol `yaml:"protocol" default:"http" one:"http|https|tcp"`
 	TLS           *ServerTLS       `yaml:"tls"`
 	ProxyProtocol *ProxyProtocol   `yaml:"proxy_protocol"`
 	Pool          string           `yaml:"pool"` // protocol tcp only
@@ -119,9 +121,9 @@ type Listener struct {
 
 // ServerTLS is the TLS side of an https listener.
 type ServerTLS struct {
-	Certificates []CertificateFiles `yaml:"certificates"` // chosen by SNI; the first is the default
-	ClientCA     string             `yaml:"client_ca"`    // a file: clients must present a certificate of it
-	MinVersion   string             `yaml:"min_version"`  // "1.2" | "1.3"
+	Certificates []CertificateFiles `yaml:"certificates"`                            // chosen by SNI; the first is the default
+	ClientCA     string             `yaml:"client_ca"`                               // a file: clients must present a certificate of it
+	MinVersion   string             `yaml:"min_version" default:"1.2" one:"1.2|1.3"` // "1.2" | "1.3"
 }
 
 // CertificateFiles names a PEM certificate chain and its key.
@@ -163,39 +165,41 @@ type Match struct {
 type FilterSpec struct {
 	Name string
 	Node Node // what stands under the name
+
+	place ast.Node
 }
 
 // RouteTimeout bounds a request's waits.
 type RouteTimeout struct {
-	Request time.Duration `yaml:"request"` // request read -> response head; default 60s
-	Idle    time.Duration `yaml:"idle"`    // silence inside a body; default 30s
-	Tunnel  time.Duration `yaml:"tunnel"`  // silence in an upgraded connection; default 1h
+	Request time.Duration `yaml:"request" default:"60s" range:"1ms..24h"` // request read -> response head; default 60s
+	Idle    time.Duration `yaml:"idle" default:"30s" range:"1ms..24h"`    // silence inside a body; default 30s
+	Tunnel  time.Duration `yaml:"tunnel" default:"1h" range:"1s..720h"`   // silence in an upgraded connection; default 1h
 }
 
 // Retry says when a request is tried again.
 type Retry struct {
-	Attempts int      `yaml:"attempts"` // counts the first; default 2
-	On       []string `yaml:"on"`       // connect | reset | refused; default all three
-	Budget   Share    `yaml:"budget"`   // of the pool's requests in 10 s, never fewer than 10; default 20%
+	Attempts int      `yaml:"attempts" default:"2" range:"1..10"`                             // counts the first; default 2
+	On       []string `yaml:"on" default:"connect,reset,refused" one:"connect|reset|refused"` // connect | reset | refused; default all three
+	Budget   Share    `yaml:"budget" default:"20%"`                                           // of the pool's requests in 10 s, never fewer than 10; default 20%
 }
 
 // WeightedRef is a pool with its share of a split.
 type WeightedRef struct {
-	Pool   string
-	Weight int
+	Pool   string `yaml:"-"`
+	Weight int    `yaml:"weight" short:"true" range:"0..1000"`
 }
 
 // Redirect answers with a Location.
 type Redirect struct {
-	Status int    `yaml:"status"` // default 308
-	Scheme string `yaml:"scheme"` // "": unchanged
-	Host   string `yaml:"host"`   // "": unchanged
-	Path   string `yaml:"path"`   // "": unchanged, with the query
+	Status int    `yaml:"status" default:"308" one:"301|302|303|307|308"` // default 308
+	Scheme string `yaml:"scheme" one:"http|https"`                        // "": unchanged
+	Host   string `yaml:"host"`                                           // "": unchanged
+	Path   string `yaml:"path"`                                           // "": unchanged, with the query
 }
 
 // Respond answers with a fixed response.
 type Respond struct {
-	Status  int               `yaml:"status"` // default 200
+	Status  int               `yaml:"status" default:"200" range:"200..599"` // default 200
 	Body    string            `yaml:"body"`
 	Headers map[string]string `yaml:"headers"`
 }
@@ -213,14 +217,14 @@ const (
 // Pool is backends with a balancer and a check.
 type Pool struct {
 	Name        string         `yaml:"-"`
-	Protocol    PoolProtocol   `yaml:"protocol"` // default http1
-	TLS         *ClientTLS     `yaml:"tls"`      // nil: plain text
-	Balance     string         `yaml:"balance"`  // round_robin | least_request | random | ewma | maglev | ring_hash
-	Hash        *HashKey       `yaml:"hash"`     // for maglev and ring_hash
+	Protocol    PoolProtocol   `yaml:"protocol" default:"http1" one:"http1|http2|grpc"`                                            // default http1
+	TLS         *ClientTLS     `yaml:"tls"`                                                                                        // nil: plain text
+	Balance     string         `yaml:"balance" default:"round_robin" one:"round_robin|least_request|random|ewma|maglev|ring_hash"` // round_robin | least_request | random | ewma | maglev | ring_hash
+	Hash        *HashKey       `yaml:"hash"`                                                                                       // for maglev and ring_hash
 	Connections PoolLimits     `yaml:"connections"`
-	SlowStart   time.Duration  `yaml:"slow_start"`
-	Panic       Share          `yaml:"panic"` // "off" (0), or the share of healthy backends below which health is ignored
-	Check       *Check         `yaml:"check"` // nil: backends count as up
+	SlowStart   time.Duration  `yaml:"slow_start" range:"0s..1h"`
+	Panic       Share          `yaml:"panic" words:"off=0%"` // "off" (0), or the share of healthy backends below which health is ignored
+	Check       *Check         `yaml:"check"`                // nil: backends count as up
 	Outlier     *OutlierPolicy `yaml:"outlier"`
 	Backends    []*Backend     `yaml:"backends"`
 }
@@ -243,24 +247,24 @@ type HashKey struct {
 
 // PoolLimits bounds a pool's connections.
 type PoolLimits struct {
-	PerBackend     int           `yaml:"per_backend"`     // open at once, per worker; default 1024
-	Idle           int           `yaml:"idle"`            // kept per backend and worker; default 128
-	IdleTimeout    time.Duration `yaml:"idle_timeout"`    // default 75s
-	MaxAge         time.Duration `yaml:"max_age"`         // with jitter; default 5m
-	ConnectTimeout time.Duration `yaml:"connect_timeout"` // TLS included; default 2s
+	PerBackend     int           `yaml:"per_backend" default:"1024" range:"1..1000000"` // open at once, per worker; default 1024
+	Idle           int           `yaml:"idle" default:"128" range:"0..100000"`          // kept per backend and worker; default 128
+	IdleTimeout    time.Duration `yaml:"idle_timeout" default:"75s" range:"1s..24h"`    // default 75s
+	MaxAge         time.Duration `yaml:"max_age" default:"5m" range:"1s..24h"`          // with jitter; default 5m
+	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"2s" range:"1ms..5m"`  // TLS included; default 2s
 }
 
 // Check is an active health check.
 type Check struct {
 	HTTP     string        `yaml:"http"` // a path; exactly one of HTTP, TCP, GRPC
 	TCP      bool          `yaml:"tcp"`
-	GRPC     *string       `yaml:"grpc"`     // a service name; "" is the whole server
-	Expect   StatusRange   `yaml:"expect"`   // http; default 200-299
-	Host     string        `yaml:"host"`     // http; default the backend's address
-	Interval time.Duration `yaml:"interval"` // default 2s, spread by 10 % jitter
-	Timeout  time.Duration `yaml:"timeout"`  // default 1s
-	Rise     int           `yaml:"rise"`     // default 2
-	Fall     int           `yaml:"fall"`     // default 3
+	GRPC     *string       `yaml:"grpc"`                                    // a service name; "" is the whole server
+	Expect   StatusRange   `yaml:"expect" default:"200-299"`                // http; default 200-299
+	Host     string        `yaml:"host"`                                    // http; default the backend's address
+	Interval time.Duration `yaml:"interval" default:"2s" range:"100ms..1h"` // default 2s, spread by 10 % jitter
+	Timeout  time.Duration `yaml:"timeout" default:"1s" range:"10ms..1m"`   // default 1s
+	Rise     int           `yaml:"rise" default:"2" range:"1..100"`         // default 2
+	Fall     int           `yaml:"fall" default:"3" range:"1..100"`         // default 3
 }
 
 // StatusRange is an inclusive range of HTTP statuses, "200-299" or "200".
@@ -268,17 +272,17 @@ type StatusRange struct{ From, To int }
 
 // OutlierPolicy ejects backends by what requests observe.
 type OutlierPolicy struct {
-	Consecutive5xx int           `yaml:"consecutive_5xx"`
-	Interval       time.Duration `yaml:"interval"`
-	Eject          time.Duration `yaml:"eject"`
-	MaxEjected     Share         `yaml:"max_ejected"`
+	Consecutive5xx int           `yaml:"consecutive_5xx" default:"5" range:"1..10000"`
+	Interval       time.Duration `yaml:"interval" default:"10s" range:"100ms..1h"`
+	Eject          time.Duration `yaml:"eject" default:"30s" range:"1s..24h"`
+	MaxEjected     Share         `yaml:"max_ejected" default:"10%"`
 }
 
 // Backend is one server of a pool; in the document also just its address.
 type Backend struct {
-	Address string `yaml:"address"` // "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"
-	Weight  int    `yaml:"weight"`  // default 1, 0..1000
-	Backup  bool   `yaml:"backup"`  // used only when no other is up
+	Address string `yaml:"address" need:"true" short:"true"`   // "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"
+	Weight  int    `yaml:"weight" default:"1" range:"0..1000"` // default 1, 0..1000
+	Backup  bool   `yaml:"backup"`                             // used only when no other is up
 }
 
 // Service is an L4 service: packets go to the backends, no proxy in between.
