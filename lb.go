@@ -217,6 +217,9 @@ type State struct {
 	// Draining: the node leaves; responses carry Connection: close, HTTP/2
 	// connections get GOAWAY.
 	Draining bool `json:"draining,omitempty"`
+	// Cut: the drain has lasted longer than drain.timeout; client connections
+	// that are still open are closed.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // Sample is one metric value, cumulative since its worker began unless Gauge.
