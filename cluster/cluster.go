@@ -9,8 +9,14 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -21,25 +27,25 @@ type Options struct {
 	Name      string         // of the cluster; gossip of other names is refused
 	Self      lb.Member      // name, boot id, encapsulation address, configured weight
 	Bind      netip.AddrPort // for gossip, UDP and TCP; port 0 takes a free one
-	Advertise netip.AddrPort // what peers dial; default: Bind
+	Advertise netip.AddrPort // what peers dial; default: Bind, or Self.Address when Bind is unspecified
 	Join      []string       // host:port of seeds, redialled for ever
 	Keys      []Key          // the first one encrypts; none only on a loopback Bind
 	// StateFile keeps the epochs over a restart of this process; it belongs
 	// where the datapath's life does (run_dir). "": they are kept by peers only.
 	StateFile string
 	Log       *slog.Logger   // default: discarded
-	Notify    func(lb.Event) // told of members and epochs, must not block; nil: nobody
+	Notify    func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
 }
 
 // MemberState is what gossip says of a node.
 type MemberState string
 
-// The states of a member.
+// The states of a member. One that does not answer is alive until its peers
+// have agreed, within seconds, that it is dead.
 const (
-	Alive   MemberState = "alive"
-	Suspect MemberState = "suspect" // does not answer, may yet
-	Dead    MemberState = "dead"    // did not answer in time
-	Left    MemberState = "left"    // said good-bye
+	Alive MemberState = "alive"
+	Dead  MemberState = "dead" // did not answer in time
+	Left  MemberState = "left" // said good-bye
 )
 
 // Member is a node as gossip knows it.
@@ -59,54 +65,329 @@ type Counters struct {
 	WrongKey    uint64 // packets and streams that no key of ours opens, or in clear text
 	WrongName   uint64 // of another cluster
 	Malformed   uint64 // ours by key, not by content
+	Conflicts   uint64 // another node claims a name that is taken
 	Minted      uint64
-	Merged      uint64 // epochs learnt from others
+	Learnt      uint64 // epochs from others
 	Forgotten   uint64 // epochs beyond the 32 retained
 	Dials       uint64 // of seeds
 	DialsFailed uint64
-	Dropped     uint64 // messages our bounded queues had no room for
+	Dropped     uint64 // messages and events our bounded queues had no room for
 }
 
 // Cluster is this node's part in a cluster. Make one with Open.
-type Cluster struct{ options Options }
+type Cluster struct {
+	options Options
+	gossip  *gossip
+	seeds   *seeds
+	changed chan struct{}
+	wake    chan struct{} // runRules: something changed
+	events  chan lb.Event
 
-// Open binds the gossip sockets and reads the saved epochs; Run does the rest.
-func Open(o Options) (*Cluster, error) { return &Cluster{options: o}, nil }
+	mu   sync.Mutex // guards the next two; nothing is called out of it
+	view *view
+	told about // what gossip last told of us
+
+	count struct {
+		wrongKey, wrongName, malformed, conflicts atomic.Uint64
+		minted, learnt, dropped                   atomic.Uint64
+	}
+}
+
+// Open binds the gossip sockets and reads the saved epochs. Peers may reach us
+// from now on; Run does the rest.
+func Open(o Options) (*Cluster, error) { return open(o, production, nil) }
+
+func open(o Options, t timing, wrap wrapTransport) (*Cluster, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Notify == nil {
+		o.Notify = func(lb.Event) {}
+	}
+	c := &Cluster{
+		options: o,
+		changed: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		events:  make(chan lb.Event, 256),
+		view:    newView(o.Self),
+	}
+	c.view.merge(c.load())
+	c.seeds = newSeeds(c, o.Join, t.redial)
+	if err := c.openGossip(t, wrap); err != nil {
+		return nil, fmt.Errorf("open gossip of cluster %s on %s: %w", o.Name, o.Bind, err)
+	}
+	return c, nil
+}
+
+func (o Options) check() error {
+	switch bind := o.Bind.Addr(); {
+	case o.Name == "" || len(o.Name) > maxName:
+		return fmt.Errorf("cluster name %q: between 1 and %d bytes are needed", o.Name, maxName)
+	case o.Self.Name == "" || len(o.Self.Name) > maxName:
+		return fmt.Errorf("node name %q: between 1 and %d bytes are needed", o.Self.Name, maxName)
+	case !o.Self.Address.IsValid():
+		return fmt.Errorf("node %s has no address for its peers: set node.address", o.Self.Name)
+	case !bind.IsValid():
+		return errors.New("cluster.bind is not set")
+	case len(o.Keys) == 0 && !bind.IsLoopback():
+		return fmt.Errorf("cluster.bind %s is not a loopback address and there is no cluster.key_file: gossip is not sent in clear text (make a key with lbctl cluster key new)", o.Bind)
+	}
+	return nil
+}
 
 // Run joins and takes part until ctx ends. It does not leave: peers find out
 // that we are gone, or that we are back. Leave says good-bye.
-func (c *Cluster) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (c *Cluster) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { c.runRules(ctx) })
+	running.Go(func() { c.runEvents(ctx) })
+	running.Go(func() { c.gossip.runAbout(ctx) })
+	running.Go(func() { c.gossip.runSend(ctx) })
+	running.Go(func() { c.seeds.run(ctx) })
+	running.Wait()
+	return nil
+}
+
+// runRules mints when the rules' waits are over and saves what changed.
+func (c *Cluster) runRules(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var saved []lb.Epoch
+	for {
+		again := c.settle()
+		if epochs := c.Epochs(); !slices.EqualFunc(saved, epochs, equalEpochs) {
+			c.save(epochs)
+			saved = epochs
+		}
+		timer.Stop()
+		if !again.IsZero() {
+			timer.Reset(time.Until(again))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+func (c *Cluster) runEvents(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-c.events:
+			c.options.Notify(e)
+		}
+	}
+}
+
+// update changes the view and at once mints what the rules then ask for, so
+// that nobody sees a list that we are about to replace.
+func (c *Cluster) update(change func(*view)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(c.view)
+	c.settleLocked()
+	signal(c.wake)
+}
+
+func (c *Cluster) settle() (again time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settleLocked()
+}
+
+func (c *Cluster) settleLocked() time.Time {
+	for {
+		e, minted, again := c.view.mint(time.Now())
+		if !minted {
+			c.tellLocked()
+			return again
+		}
+		c.count.minted.Add(1)
+		c.event("epoch.minted", fmt.Sprint(e.Counter), describe(e))
+		signal(c.changed)
+		c.gossip.publish(e, c.view.peers)
+	}
+}
+
+// tellLocked has gossip tell what changed about us.
+func (c *Cluster) tellLocked() {
+	v := c.view
+	now := about{Boot: v.self.Boot, Address: v.self.Address, Weight: v.self.Weight, Ready: v.ready, Leaving: v.leaving, View: lb.View(v.epochs)}
+	if now == c.told {
+		return
+	}
+	c.told = now
+	signal(c.changed)
+	signal(c.gossip.dirty)
+}
+
+// learn takes in epochs from elsewhere.
+func (c *Cluster) learn(epochs []lb.Epoch) {
+	c.update(func(v *view) {
+		for _, e := range v.merge(epochs) {
+			c.count.learnt.Add(1)
+			c.event("epoch.learnt", fmt.Sprint(e.Counter), describe(e))
+			signal(c.changed)
+			c.gossip.announce(e)
+		}
+	})
+}
+
+// hear takes in what gossip tells of another node.
+func (c *Cluster) hear(p peer) {
+	c.update(func(v *view) {
+		before := v.peers[p.Name].state
+		if v.hear(p) {
+			signal(c.changed)
+		}
+		if before != p.state {
+			c.event("member."+string(p.state), p.Name, p.gossip.String())
+		}
+	})
+}
+
+// question is what to ask of an announced epoch's holder, if we lack it.
+func (c *Cluster) question(a announcement) (q question, holder peer, lacking bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q.From = c.view.self.Name
+	for _, e := range c.view.epochs {
+		q.Have = append(q.Have, announce(e, ""))
+	}
+	holder, known := c.view.peers[a.Holder]
+	a.Holder = ""
+	return q, holder, known && !slices.Contains(q.Have, a)
+}
+
+// answer is what the asker lacks.
+func (c *Cluster) answer(q question) (epochs []lb.Epoch, from peer, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from, known = c.view.peers[q.From]
+	return lacking(c.view.epochs, q.Have), from, known
+}
+
+// synced notes that the full list is here, or that nobody has one.
+func (c *Cluster) synced() {
+	c.update(func(v *view) {
+		if !v.synced {
+			v.synced = true
+			signal(c.changed)
+		}
+	})
+}
 
 // SetReady says whether this node can serve. A ready node that the current
-// epoch lacks adds itself as soon as it has the full list.
-func (c *Cluster) SetReady(ready bool) {}
+// epoch lacks adds itself as soon as it has the full list. One that is no
+// longer ready stays listed: it is SetWeight(0) that takes its new flows away.
+func (c *Cluster) SetReady(ready bool) { c.update(func(v *view) { v.ready = ready }) }
 
 // SetWeight changes this node's weight in the next epoch: 0 drains it, its
 // configured slots undrain it.
-func (c *Cluster) SetWeight(weight int) {}
+func (c *Cluster) SetWeight(weight int) {
+	c.update(func(v *view) { v.self.Weight = min(max(weight, 0), maxWeight) })
+}
 
 // Synced reports whether we have heard the full epoch list from a peer, or
 // that no peer answers.
-func (c *Cluster) Synced() bool { return false }
+func (c *Cluster) Synced() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view.synced
+}
 
 // Epochs lists what is agreed, newest first; it must not be changed.
-func (c *Cluster) Epochs() []lb.Epoch { return nil }
+func (c *Cluster) Epochs() []lb.Epoch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view.epochs
+}
 
 // Members lists every node gossip knows, this one included, by name.
-func (c *Cluster) Members() []Member { return nil }
+func (c *Cluster) Members() []Member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.view
+	listed := func(name string) bool { _, ok := find(v.current().Members, name); return ok }
+	members := []Member{{
+		Member: v.self, State: Alive, Ready: v.ready, Listed: listed(v.self.Name),
+		View: lb.View(v.epochs), Gossip: c.gossip.address, Since: c.gossip.opened, Self: true,
+	}}
+	for _, p := range v.peers {
+		members = append(members, Member{
+			Member: p.Member, State: p.state, Ready: p.ready, Listed: listed(p.Name),
+			View: p.view, Gossip: p.gossip, Since: p.since,
+		})
+	}
+	slices.SortFunc(members, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
+	return members
+}
 
-// Changed carries a token after Epochs or Members changed; tokens coalesce.
-func (c *Cluster) Changed() <-chan struct{} { return nil }
+// Changed carries a token after Epochs, Members or Synced changed; tokens
+// coalesce.
+func (c *Cluster) Changed() <-chan struct{} { return c.changed }
 
 // Counters reports what happened so far.
-func (c *Cluster) Counters() Counters { return Counters{} }
+func (c *Cluster) Counters() Counters {
+	c.mu.Lock()
+	forgotten := c.view.forgotten
+	c.mu.Unlock()
+	n := &c.count
+	return Counters{
+		WrongKey: n.wrongKey.Load(), WrongName: n.wrongName.Load(), Malformed: n.malformed.Load(), Conflicts: n.conflicts.Load(),
+		Minted: n.minted.Load(), Learnt: n.learnt.Load(), Forgotten: forgotten, Dropped: n.dropped.Load(),
+		Dials: c.seeds.dials.Load(), DialsFailed: c.seeds.failed.Load(),
+	}
+}
 
 // Address is the gossip address that peers dial.
-func (c *Cluster) Address() netip.AddrPort { return netip.AddrPort{} }
+func (c *Cluster) Address() netip.AddrPort { return c.gossip.address }
 
 // Leave takes this node out of the current epoch and says good-bye, within
 // ctx. Connections it still has stay reachable through the previous epochs.
-func (c *Cluster) Leave(ctx context.Context) error { return nil }
+// Call it before Run's context ends.
+func (c *Cluster) Leave(ctx context.Context) error {
+	c.update(func(v *view) { v.leaving = true })
+	if err := c.gossip.leave(ctx); err != nil {
+		return fmt.Errorf("leave cluster %s: %w", c.options.Name, err)
+	}
+	return nil
+}
 
 // Close ends gossip without a good-bye and waits for what Open started.
-func (c *Cluster) Close() error { return nil }
+func (c *Cluster) Close() error { return c.gossip.close() }
+
+// event queues e for Notify; it never blocks.
+func (c *Cluster) event(kind, subject, detail string) {
+	select {
+	case c.events <- lb.Event{Time: time.Now(), Kind: kind, Subject: subject, Detail: detail}:
+	default:
+		c.count.dropped.Add(1)
+	}
+}
+
+// describe is an epoch in one line: "3 by a: a=4 b=0".
+func describe(e lb.Epoch) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d by %s:", e.Counter, e.Origin)
+	for _, m := range e.Members {
+		fmt.Fprintf(&b, " %s=%d", m.Name, m.Weight)
+	}
+	return b.String()
+}
+
+func equalEpochs(a, b lb.Epoch) bool { return a.Compare(b) == 0 && a.Digest() == b.Digest() }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

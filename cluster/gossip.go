@@ -1,0 +1,411 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/cirque-lb/lb"
+)
+
+const (
+	sendersAtOnce = 4   // messages on their way by TCP
+	sendQueue     = 256 // messages waiting for them
+	announceQueue = 128 // announcements waiting for UDP gossip
+	pushPeers     = 16  // a new epoch's body is pushed to so many peers, the others ask for it
+)
+
+// timing is how fast gossip goes; tests go faster.
+type timing struct {
+	probe, probeTimeout, gossip, pushPull, stream, redial, reclaim time.Duration
+}
+
+// production finds a dead node among few within about 3 s.
+var production = timing{
+	probe: 500 * time.Millisecond, probeTimeout: 250 * time.Millisecond,
+	gossip: 100 * time.Millisecond, pushPull: 10 * time.Second,
+	stream: 2 * time.Second, redial: time.Second, reclaim: 10 * time.Second,
+}
+
+// wrapTransport lets tests stand between a node and its sockets.
+type wrapTransport func(memberlist.NodeAwareTransport) memberlist.NodeAwareTransport
+
+// gossip carries messages between a Cluster and memberlist. It is memberlist's
+// delegate, too: memberlist calls it with its locks held, so nothing here calls
+// back into memberlist from those methods.
+type gossip struct {
+	cluster *Cluster
+	name    string // of this node
+	list    *memberlist.Memberlist
+	queue   *memberlist.TransmitLimitedQueue
+	address netip.AddrPort
+	opened  time.Time
+
+	dirty   chan struct{} // what we tell about ourselves has changed
+	telling sync.Mutex
+	send    chan letter
+	nodes   atomic.Int32 // known to be here, for the number of retransmissions
+}
+
+// letter is a message on its way to one peer by TCP.
+type letter struct {
+	to   string // name
+	at   netip.AddrPort
+	body []byte
+}
+
+// openGossip opens the sockets and starts memberlist: from its return on peers
+// may call us, so everything they may reach is set up before.
+func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
+	o := c.options
+	g := &gossip{
+		cluster: c, name: o.Self.Name, opened: time.Now(),
+		dirty: make(chan struct{}, 1), send: make(chan letter, sendQueue),
+	}
+	g.nodes.Store(1)
+	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: func() int { return int(g.nodes.Load()) }}
+	logger := log.New(&refusals{cluster: c}, "", 0)
+	transport, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{o.Bind.Addr().String()}, BindPort: int(o.Bind.Port()), Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	g.address = o.advertised(transport.GetAutoBindPort())
+	config := g.config(o, t)
+	config.Logger = logger
+	config.Transport = transport
+	if wrap != nil {
+		config.Transport = wrap(transport)
+	}
+	c.gossip = g
+	if g.list, err = memberlist.Create(config); err != nil {
+		return errors.Join(err, transport.Shutdown())
+	}
+	return nil
+}
+
+// advertised is what peers dial when port is the one we listen on.
+func (o Options) advertised(port int) netip.AddrPort {
+	address, at := o.Bind.Addr(), uint16(port)
+	if address.IsUnspecified() {
+		address = o.Self.Address
+	}
+	if a := o.Advertise; a.IsValid() {
+		address = a.Addr()
+		if a.Port() != 0 {
+			at = a.Port()
+		}
+	}
+	return netip.AddrPortFrom(address, at)
+}
+
+func (g *gossip) config(o Options, t timing) *memberlist.Config {
+	m := memberlist.DefaultLANConfig()
+	m.Name, m.Label = g.name, o.Name
+	m.BindAddr, m.BindPort = o.Bind.Addr().String(), int(o.Bind.Port())
+	m.AdvertiseAddr, m.AdvertisePort = g.address.Addr().String(), int(g.address.Port())
+	m.ProbeInterval, m.ProbeTimeout = t.probe, t.probeTimeout
+	m.GossipInterval, m.PushPullInterval, m.TCPTimeout = t.gossip, t.pushPull, t.stream
+	m.DeadNodeReclaimTime = t.reclaim
+	m.EnableCompression = false // our messages are small; what is not compressed cannot be a bomb
+	m.Delegate, m.Events, m.Conflict = g, g, g
+	m.DelegateProtocolVersion, m.DelegateProtocolMin, m.DelegateProtocolMax = 1, 1, 1
+	if len(o.Keys) > 0 {
+		var keys [][]byte
+		for _, k := range o.Keys {
+			keys = append(keys, bytes.Clone(k[:]))
+		}
+		m.Keyring, _ = memberlist.NewKeyring(keys, keys[0]) // fails only on a key's length
+	}
+	return m
+}
+
+// publish makes a new epoch of ours known: the body at once to a few, an
+// announcement to all.
+func (g *gossip) publish(e lb.Epoch, peers map[string]peer) {
+	body, n := encode(kindEpochs, []lb.Epoch{e}), 0
+	for _, p := range peers {
+		if p.here() && n < pushPeers {
+			g.post(letter{p.Name, p.gossip, body})
+			n++
+		}
+	}
+	g.announce(e)
+}
+
+// announce says that we have e.
+func (g *gossip) announce(e lb.Epoch) {
+	g.queue.QueueBroadcast(rumour(encode(kindAnnounce, announce(e, g.name))))
+	g.queue.Prune(announceQueue)
+}
+
+// rumour is a broadcast that no other one replaces.
+type rumour []byte
+
+func (rumour) Invalidates(memberlist.Broadcast) bool { return false }
+func (r rumour) Message() []byte                     { return r }
+func (rumour) Finished()                             {}
+func (rumour) UniqueBroadcast()                      {}
+
+func (g *gossip) post(l letter) {
+	select {
+	case g.send <- l:
+	default:
+		g.cluster.count.dropped.Add(1)
+	}
+}
+
+// runSend delivers letters. One that does not arrive is not tried again: its
+// addressee asks when it hears the announcement, or gets it with a push/pull.
+func (g *gossip) runSend(ctx context.Context) {
+	var senders sync.WaitGroup
+	for range sendersAtOnce {
+		senders.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case l := <-g.send:
+					g.deliver(l)
+				}
+			}
+		})
+	}
+	senders.Wait()
+}
+
+func (g *gossip) deliver(l letter) {
+	to := &memberlist.Node{Name: l.to, Addr: l.at.Addr().AsSlice(), Port: l.at.Port()}
+	if err := g.list.SendReliable(to, l.body); err != nil {
+		g.cluster.options.Log.Debug("message not delivered", "to", l.to, "at", l.at, "error", err)
+	}
+}
+
+// runAbout tells the others whenever something about us changed.
+func (g *gossip) runAbout(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.dirty:
+			if err := g.tell(); err != nil { // push/pull repeats it anyway
+				g.cluster.options.Log.Debug("metadata not yet gossiped", "error", err)
+			}
+		}
+	}
+}
+
+// tell gossips what changed about us and waits until it went out. One at a
+// time: a second one would replace the first before anybody heard it.
+func (g *gossip) tell() error {
+	g.telling.Lock()
+	defer g.telling.Unlock()
+	return g.list.UpdateNode(time.Second)
+}
+
+// join exchanges everything with the node at address.
+func (g *gossip) join(address string) error {
+	_, err := g.list.Join([]string{address})
+	return err
+}
+
+// leave hands our last epochs to the others, then says good-bye.
+func (g *gossip) leave(ctx context.Context) error {
+	g.cluster.mu.Lock()
+	body := encode(kindEpochs, g.cluster.view.epochs)
+	var letters []letter
+	for _, p := range g.cluster.view.peers {
+		if p.here() {
+			letters = append(letters, letter{p.Name, p.gossip, body})
+		}
+	}
+	g.cluster.mu.Unlock()
+	left := make(chan error, 1)
+	go func() { left <- g.sayGoodBye(ctx, letters) }()
+	select {
+	case err := <-left:
+		return err
+	case <-ctx.Done():
+		return ctx.Err() // what is under way ends by its own time-outs
+	}
+}
+
+func (g *gossip) sayGoodBye(ctx context.Context, letters []letter) error {
+	for _, l := range letters {
+		if ctx.Err() == nil {
+			g.deliver(l)
+		}
+	}
+	if err := g.tell(); err != nil { // so that they know us left, not dead
+		return err
+	}
+	return g.list.Leave(2 * time.Second)
+}
+
+func (g *gossip) close() error { return g.list.Shutdown() }
+
+// NodeMeta is what gossip tells of us.
+func (g *gossip) NodeMeta(limit int) []byte {
+	g.cluster.mu.Lock()
+	told := g.cluster.told
+	g.cluster.mu.Unlock()
+	meta, err := json.Marshal(told)
+	if err != nil || len(meta) > limit {
+		panic(fmt.Sprintf("metadata of %d bytes: %v", len(meta), err)) // it has a fixed size
+	}
+	return meta
+}
+
+// NotifyMsg takes a message of a peer. Whoever can send one holds the key.
+func (g *gossip) NotifyMsg(message []byte) {
+	if len(message) == 0 {
+		return
+	}
+	var err error
+	switch body := message[1:]; message[0] {
+	case kindAnnounce:
+		err = g.heardOf(body)
+	case kindAsk:
+		err = g.asked(body)
+	case kindEpochs:
+		err = g.received(body)
+	default:
+		err = fmt.Errorf("unknown kind %q", message[0])
+	}
+	if err != nil {
+		g.malformed(err)
+	}
+}
+
+func (g *gossip) malformed(err error) {
+	g.cluster.count.malformed.Add(1)
+	g.cluster.options.Log.Warn("gossip message refused", "error", err)
+}
+
+// heardOf asks for an announced epoch that is not here yet.
+func (g *gossip) heardOf(body []byte) error {
+	var a announcement
+	if err := json.Unmarshal(body, &a); err != nil {
+		return fmt.Errorf("read announcement: %w", err)
+	}
+	q, holder, lacking := g.cluster.question(a)
+	if lacking {
+		g.post(letter{holder.Name, holder.gossip, encode(kindAsk, q)})
+	}
+	return nil
+}
+
+func (g *gossip) asked(body []byte) error {
+	q, err := decodeQuestion(body)
+	if err != nil {
+		return err
+	}
+	if epochs, from, known := g.cluster.answer(q); known && len(epochs) > 0 {
+		g.post(letter{from.Name, from.gossip, encode(kindEpochs, epochs)})
+	}
+	return nil
+}
+
+func (g *gossip) received(body []byte) error {
+	epochs, err := decodeEpochs(body)
+	if err == nil {
+		g.cluster.learn(epochs)
+	}
+	return err
+}
+
+// GetBroadcasts hands announcements to UDP gossip.
+func (g *gossip) GetBroadcasts(overhead, limit int) [][]byte {
+	return g.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState is our list, for a push/pull.
+func (g *gossip) LocalState(bool) []byte { return encode(kindEpochs, g.cluster.Epochs()) }
+
+// MergeRemoteState is a peer's list, by a push/pull.
+func (g *gossip) MergeRemoteState(message []byte, _ bool) {
+	if len(message) > 0 { // a peer that has no epochs yet may send none
+		g.NotifyMsg(message)
+	}
+}
+
+// NotifyJoin is a node that is here, for the first time or again.
+func (g *gossip) NotifyJoin(n *memberlist.Node) {
+	g.nodes.Add(1)
+	g.hear(n, Alive)
+}
+
+// NotifyUpdate is a node that tells something new of itself.
+func (g *gossip) NotifyUpdate(n *memberlist.Node) { g.hear(n, Alive) }
+
+// NotifyLeave is a node that is gone: it said so before, or it is dead.
+func (g *gossip) NotifyLeave(n *memberlist.Node) {
+	g.nodes.Add(-1)
+	g.hear(n, Dead)
+}
+
+// NotifyConflict is a second node with the name of a living one.
+func (g *gossip) NotifyConflict(old, other *memberlist.Node) {
+	g.cluster.count.conflicts.Add(1)
+	g.cluster.event("member.conflict", old.Name, fmt.Sprintf("%s claims the name of %s", other.Address(), old.Address()))
+}
+
+func (g *gossip) hear(n *memberlist.Node, state MemberState) {
+	if n.Name == g.name {
+		return
+	}
+	var a about
+	if err := json.Unmarshal(n.Meta, &a); err != nil {
+		g.malformed(fmt.Errorf("read metadata of %s: %w", n.Name, err))
+		return
+	}
+	if a.Leaving && state == Dead {
+		state = Left
+	}
+	g.cluster.hear(peer{
+		Member: lb.Member{Name: n.Name, Boot: a.Boot, Address: a.Address, Weight: min(max(a.Weight, 0), maxWeight)},
+		state:  state, ready: a.Ready && !a.Leaving && a.Address.IsValid(), view: a.View,
+		gossip: addrPort(n), since: time.Now(),
+	})
+}
+
+func addrPort(n *memberlist.Node) netip.AddrPort {
+	address, _ := netip.AddrFromSlice(n.Addr)
+	return netip.AddrPortFrom(address.Unmap(), n.Port)
+}
+
+// refusals is where memberlist logs. It has no hook for what it refuses, so we
+// count its lines; cluster_test.go fails when their words change.
+type refusals struct{ cluster *Cluster }
+
+func (r *refusals) Write(line []byte) (int, error) {
+	count := &r.cluster.count
+	has := func(s string) bool { return bytes.Contains(line, []byte(s)) }
+	switch {
+	case has("unacceptable label"), has("label header"):
+		r.refuse(&count.wrongName, "gossip of another cluster refused", line)
+	case has("could decrypt"), has("Decrypt packet"), has("is not encrypted"), has("is encrypted and encryption is not configured"):
+		r.refuse(&count.wrongKey, "gossip with a wrong key refused", line)
+	default:
+		r.cluster.options.Log.Debug(string(bytes.TrimSpace(line)))
+	}
+	return len(line), nil
+}
+
+// refuse counts; the log gets the 1st, 2nd, 4th, 8th… so that a stranger
+// cannot fill it.
+func (r *refusals) refuse(counter *atomic.Uint64, what string, line []byte) {
+	if n := counter.Add(1); n&(n-1) == 0 {
+		r.cluster.options.Log.Warn(what, "times", n, "detail", string(bytes.TrimSpace(line)))
+	}
+}
