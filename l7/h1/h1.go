@@ -72,21 +72,6 @@ type Request struct {
 	state headState
 }
 
-// Parse reads one request head from the beginning of buf and returns its
-// length. With n == 0 and err == nil the head is not whole: call Parse again
-// with the same bytes and more behind them. A call after n > 0, after an error
-// or after Reset begins a new head. Errors are of type *Error; the fields read
-// until then are kept for the log line.
-//
-// Bytes that are already looked at are not read twice, so a head that comes
-// byte by byte costs about as much as one that comes whole.
-func (r *Request) Parse(buf []byte, l *Limits) (n int, err error) { return 0, errTodo }
-
-// Reset forgets everything but the capacity of Fields.
-func (r *Request) Reset() {
-	*r = Request{Fields: r.Fields[:0]}
-}
-
 // Response is the head of a response.
 type Response struct {
 	Status int
@@ -106,58 +91,6 @@ type Response struct {
 	state headState
 }
 
-// Parse reads one response head to a request with this method, in the manner
-// of Request.Parse. Interim responses (1xx) are heads of their own: they have
-// no body, and Parse must be called again for what follows, except after 101.
-func (r *Response) Parse(buf []byte, method string, l *Limits) (n int, err error) {
-	return 0, errTodo
-}
-
-// Reset forgets everything but the capacity of Fields.
-func (r *Response) Reset() {
-	*r = Response{Fields: r.Fields[:0], Length: -1}
-}
-
-// Interim reports whether another head follows: any 1xx but 101.
-func (r *Response) Interim() bool { return r.Status < 200 && r.Status != 101 }
-
-// Body finds the end of a body. Reset it before each one.
-type Body struct {
-	framing Framing
-	left    int64
-	done    bool
-}
-
-// Reset begins a body. length counts only for framing Length.
-func (b *Body) Reset(f Framing, length int64, l *Limits) {}
-
-// Next takes bytes from the front of p: n of them, of which data (a slice of
-// p, perhaps empty) is content. Call it with what is left until everything is
-// taken or Done; at least one byte is taken of a non-empty p unless the body is
-// done. Bytes after the body are not touched.
-//
-//	for len(p) > 0 && !b.Done() {
-//		data, n, err := b.Next(p)
-//		p = p[n:]
-//	}
-func (b *Body) Next(p []byte) (data []byte, n int, err error) { return nil, 0, errTodo }
-
-// Done reports whether the body (its trailers included) is whole. A body that
-// lasts until close is never done, an empty one is at once.
-func (b *Body) Done() bool { return b.done }
-
-// EOF says what the connection's end means now: nil if the body is whole or
-// lasts until close, else ErrTruncated.
-func (b *Body) EOF() error { return ErrTruncated }
-
-// Left is how many bytes of a Length body are still to come, -1 if unknown.
-func (b *Body) Left() int64 { return b.left }
-
-// Trailers are the trailer fields once the body is done. They live until the
-// next Reset. Fields that must not be trailers (framing, routing,
-// authentication: RFC 9110 section 6.5.1) are left out.
-func (b *Body) Trailers() []Field { return nil }
-
 // Out is what the encoder decides about a message besides its fields. It alone
 // writes Content-Length, Transfer-Encoding, Connection, Keep-Alive,
 // Proxy-Connection and Upgrade (and Host); such fields in a message are skipped,
@@ -174,25 +107,3 @@ type Out struct {
 	KeepAlive bool   // Connection: keep-alive, for HTTP/1.0 clients
 	Upgrade   string // Connection: upgrade, and Upgrade: this
 }
-
-// AppendRequest appends a request head with host as its Host field.
-func AppendRequest(dst []byte, method, target, host string, fields []Field, o Out) []byte { return dst }
-
-// AppendResponse appends a response head. An empty reason takes the usual one.
-func AppendResponse(dst []byte, status int, reason string, fields []Field, o Out) []byte { return dst }
-
-// AppendChunk appends p as one chunk; nothing if p is empty.
-func AppendChunk(dst, p []byte) []byte { return dst }
-
-// AppendChunkHeader appends the size line of a chunk of n bytes, which the
-// caller sends next, followed by ChunkEnd.
-func AppendChunkHeader(dst []byte, n int) []byte { return dst }
-
-// ChunkEnd follows the data of each chunk.
-const ChunkEnd = "\r\n"
-
-// AppendLastChunk ends a chunked body with its trailers.
-func AppendLastChunk(dst []byte, trailers []Field) []byte { return dst }
-
-// Continue is a whole 100 (Continue) response.
-const Continue = "HTTP/1.1 100 Continue\r\n\r\n"
