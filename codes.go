@@ -34,18 +34,17 @@ const (
 	CodeMatch         = "LB1106"
 	CodeRouteAnswer   = "LB1107"
 
-	CodeTLSNeeded     = "LB1201"
-	CodeTLSRefused    = "LB1202"
-	CodeListenerPool  = "LB1203"
-	CodeBindTwice     = "LB1204"
-	CodeListenerAlone = "LB1205"
+	CodeTLSNeeded    = "LB1201"
+	CodeTLSRefused   = "LB1202"
+	CodeListenerPool = "LB1203"
+	CodeBindTwice    = "LB1204"
 
 	CodeCheckKind    = "LB1301"
 	CodeHash         = "LB1302"
 	CodeBackendTwice = "LB1303"
 	CodeKeyPair      = "LB1304"
 	CodeWeights      = "LB1305"
-	CodeCheckTime    = "LB1306"
+	CodeServerName   = "LB1306"
 
 	CodeClusterKey  = "LB1401"
 	CodeNodeAddress = "LB1402"

@@ -3,8 +3,6 @@ package lb
 import (
 	"net/netip"
 	"time"
-
-	"github.com/goccy/go-yaml/ast"
 )
 
 // Config is one whole configuration with every default filled in. It is built
@@ -20,10 +18,10 @@ type Config struct {
 	Limits   Limits           `yaml:"limits"`
 	Admin    AdminSettings    `yaml:"admin"`
 
-	Listeners []*Listener `yaml:"listeners" by:"Name"` // a mapping by name in the document
-	Routes    []*Route    `yaml:"routes"`              // first match wins
-	Pools     []*Pool     `yaml:"pools" by:"Name"`     // a mapping by name in the document
-	Services  []*Service  `yaml:"services" by:"Name"`  // a mapping by name in the document
+	Listeners []*Listener `yaml:"listeners" by:"Name"`     // a mapping by name in the document
+	Routes    []*Route    `yaml:"routes" range:"0..10000"` // first match wins
+	Pools     []*Pool     `yaml:"pools" by:"Name"`         // a mapping by name in the document
+	Services  []*Service  `yaml:"services" by:"Name"`      // a mapping by name in the document
 }
 
 // NodeSettings names this node and its directories.
@@ -62,8 +60,8 @@ type FastpathSettings struct {
 
 // ClusterSettings configures gossip.
 type ClusterSettings struct {
-	Name    string         `yaml:"name"`
-	Bind    netip.AddrPort `yaml:"bind"`
+	Name    string         `yaml:"name" default:"lbd"`
+	Bind    netip.AddrPort `yaml:"bind" need:"true"`
 	Join    []string       `yaml:"join"`     // host:port of seeds, redialled for ever
 	KeyFile string         `yaml:"key_file"` // required unless bind is a loopback address
 }
@@ -90,7 +88,7 @@ type Limits struct {
 // AdminSettings says where the admin API is served.
 type AdminSettings struct {
 	Socket string `yaml:"socket"` // default <run_dir>/lbd.sock
-	HTTP   string `yaml:"http"`   // read-only: /metrics /healthz /readyz; "" : none
+	HTTP   string `yaml:"http"`   // read-only: /metrics /healthz /readyz; default "": none, which a document may write as off
 }
 
 // Bytes is a size; the document may say 64KiB, 1MiB, 500.
@@ -121,20 +119,20 @@ type Listener struct {
 
 // ServerTLS is the TLS side of an https listener.
 type ServerTLS struct {
-	Certificates []CertificateFiles `yaml:"certificates"`                            // chosen by SNI; the first is the default
-	ClientCA     string             `yaml:"client_ca"`                               // a file: clients must present a certificate of it
-	MinVersion   string             `yaml:"min_version" default:"1.2" one:"1.2|1.3"` // "1.2" | "1.3"
+	Certificates []CertificateFiles `yaml:"certificates" need:"true" range:"1..10000"` // chosen by SNI; the first is the default
+	ClientCA     string             `yaml:"client_ca"`                                 // a file: clients must present a certificate of it
+	MinVersion   string             `yaml:"min_version" default:"1.2" one:"1.2|1.3"`   // "1.2" | "1.3"
 }
 
 // CertificateFiles names a PEM certificate chain and its key.
 type CertificateFiles struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
+	Cert string `yaml:"cert" need:"true"`
+	Key  string `yaml:"key" need:"true"`
 }
 
 // ProxyProtocol lists the networks whose connections begin with a PROXY header.
 type ProxyProtocol struct {
-	From []netip.Prefix `yaml:"from"`
+	From []netip.Prefix `yaml:"from" need:"true"`
 }
 
 // Route says what to do with the requests that match.
@@ -144,7 +142,7 @@ type Route struct {
 	Timeout  RouteTimeout  `yaml:"timeout"`
 	Retry    Retry         `yaml:"retry"`
 	Pool     string        `yaml:"pool"` // exactly one of these four
-	Split    []WeightedRef `yaml:"split"`
+	Split    []WeightedRef `yaml:"split" by:"Pool" range:"1..64"`
 	Redirect *Redirect     `yaml:"redirect"`
 	Respond  *Respond      `yaml:"respond"`
 
@@ -166,7 +164,7 @@ type FilterSpec struct {
 	Name string
 	Node Node // what stands under the name
 
-	place ast.Node
+	place Node // its name
 }
 
 // RouteTimeout bounds a request's waits.
@@ -200,7 +198,7 @@ type Redirect struct {
 // Respond answers with a fixed response.
 type Respond struct {
 	Status  int               `yaml:"status" default:"200" range:"200..599"` // default 200
-	Body    string            `yaml:"body"`
+	Body    string            `yaml:"body" range:"0..64KiB"`
 	Headers map[string]string `yaml:"headers"`
 }
 
@@ -226,7 +224,7 @@ type Pool struct {
 	Panic       Share          `yaml:"panic" words:"off=0%"` // "off" (0), or the share of healthy backends below which health is ignored
 	Check       *Check         `yaml:"check"`                // nil: backends count as up
 	Outlier     *OutlierPolicy `yaml:"outlier"`
-	Backends    []*Backend     `yaml:"backends"`
+	Backends    []*Backend     `yaml:"backends" need:"true" range:"0..10000"`
 }
 
 // ClientTLS is how backends are reached over TLS.
@@ -288,9 +286,9 @@ type Backend struct {
 // Service is an L4 service: packets go to the backends, no proxy in between.
 type Service struct {
 	Name     string         `yaml:"-"`
-	Bind     netip.AddrPort `yaml:"bind"`
-	Protocol string         `yaml:"protocol"` // tcp | udp
-	Forward  string         `yaml:"forward"`  // ipip | gue | l2
-	Affinity string         `yaml:"affinity"` // "" | client
-	Pool     string         `yaml:"pool"`
+	Bind     netip.AddrPort `yaml:"bind" need:"true"`
+	Protocol string         `yaml:"protocol" default:"tcp" one:"tcp|udp"`
+	Forward  string         `yaml:"forward" default:"ipip" one:"ipip|gue|l2"`
+	Affinity string         `yaml:"affinity" one:"client"` // "": each flow by its 5-tuple
+	Pool     string         `yaml:"pool" need:"true"`
 }

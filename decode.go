@@ -23,45 +23,56 @@ import (
 //	by:"Name"          (lists of structs) a mapping whose keys go to that field, in order
 type decoder struct {
 	doc    *document
-	places map[any]ast.Node // pointer to a decoded field -> where it stands
+	places map[any]Node // pointer to a decoded field -> where it stands
 	errs   Errors
+	failed map[ast.Node]bool // an error points at it
 
+	path     string // pools.*.check, to look up what is not available
 	depth    int
-	inAlias  int
-	expanded int
+	aliases  int      // that we are inside of
+	expanded int      // values read inside aliases
+	refused  ast.Node // the last one
 }
+
+// maxErrors bounds how many errors one document gives.
+const maxErrors = 1000
 
 // nodeDecoder is a type that reads its own node.
 type nodeDecoder interface {
 	decodeNode(d *decoder, n ast.Node)
 }
 
-func newDecoder(doc *document) *decoder {
-	return &decoder{doc: doc, places: map[any]ast.Node{}}
+func newDecoder(doc *document, places map[any]Node) *decoder {
+	return &decoder{doc: doc, places: places, failed: map[ast.Node]bool{}}
 }
 
 func (d *decoder) errorf(n ast.Node, code, hint, format string, args ...any) {
-	d.errs = append(d.errs, d.doc.errorNode(n, code, fmt.Sprintf(format, args...), hint))
+	d.failed[n] = true
+	d.report(n, code, hint, format, args...)
+}
+
+// report is errorf for an error that leaves the value readable.
+func (d *decoder) report(n ast.Node, code, hint, format string, args ...any) {
+	if len(d.errs) < maxErrors {
+		d.errs = append(d.errs, d.doc.errorNode(n, code, fmt.Sprintf(format, args...), hint))
+	}
 }
 
 // value reads n into v, which is addressable.
 func (d *decoder) value(n ast.Node, v reflect.Value, f field) {
-	n, ok := d.plain(n)
-	if !ok {
+	n, aliased, ok := d.plain(n)
+	if !ok || !d.enter(n, aliased) {
 		return
 	}
-	defer d.leave(d.enter(n))
-	if d.depth > maxDepth {
-		d.errorf(n, CodeTooDeep, "", "values nest deeper than %d levels", maxDepth)
-		return
-	}
-	d.places[v.Addr().Interface()] = n
+	defer d.leave(aliased)
+	d.places[v.Addr().Interface()] = Node{d.doc, n}
+	d.refuseUnavailable(n)
 
 	if own, ok := v.Addr().Interface().(nodeDecoder); ok {
 		own.decodeNode(d, n)
 		return
 	}
-	if isNull(n) && v.Type() != nodeType {
+	if isNull(n) {
 		d.errorf(n, CodeEmpty, "give it a value or remove the key", "%s has no value", f.title())
 		return
 	}
@@ -76,11 +87,7 @@ func (d *decoder) value(n ast.Node, v reflect.Value, f field) {
 	case reflect.Struct:
 		d.structure(n, v, f)
 	case reflect.Slice:
-		if f.by != "" {
-			d.named(n, v, f)
-		} else {
-			d.list(n, v, f)
-		}
+		d.list(n, v, f)
 	case reflect.Map:
 		d.mapping(n, v, f)
 	default:
@@ -89,31 +96,69 @@ func (d *decoder) value(n ast.Node, v reflect.Value, f field) {
 }
 
 // plain follows anchors and aliases to the value and refuses tags.
-func (d *decoder) plain(n ast.Node) (ast.Node, bool) {
+func (d *decoder) plain(n ast.Node) (value ast.Node, aliased, ok bool) {
 	for {
 		switch t := n.(type) {
 		case nil:
-			return nil, false
+			return nil, false, false
 		case *ast.AnchorNode:
 			n = t.Value
 		case *ast.AliasNode:
-			d.inAlias++ // until the value that began here ends; see enter
-			n = d.doc.anchors[t]
+			n, aliased = d.doc.anchors[t], true
 		case *ast.TagNode:
 			d.errorf(t, CodeYAML, "remove the tag", "YAML tags are not supported")
-			return nil, false
+			return nil, false, false
 		default:
-			return n, true
+			return n, aliased, true
 		}
 	}
 }
 
-func (d *decoder) enter(ast.Node) int {
+// enter counts a value; it refuses what nests too deep or comes out of too
+// many aliases.
+func (d *decoder) enter(n ast.Node, aliased bool) bool {
+	if aliased {
+		d.aliases++
+	}
 	d.depth++
-	return d.inAlias
+	if d.aliases > 0 {
+		d.expanded++
+	}
+	ok := true
+	switch {
+	case d.depth > maxDepth:
+		d.errorf(n, CodeTooDeep, "", "values nest deeper than %d levels", maxDepth)
+		ok = false
+	case d.expanded == maxExpanded+1:
+		d.errorf(n, CodeTooDeep, "", "aliases stand for more than %d values", maxExpanded)
+		ok = false
+	case d.expanded > maxExpanded:
+		ok = false
+	}
+	if !ok {
+		d.leave(aliased)
+	}
+	return ok
 }
 
-func (d *decoder) leave(int) { d.depth-- }
+func (d *decoder) leave(aliased bool) {
+	d.depth--
+	if aliased {
+		d.aliases--
+	}
+}
+
+// at reads a value one step further down the path.
+func (d *decoder) at(step string, n ast.Node, v reflect.Value, f field) {
+	outer := d.path
+	if outer == "" {
+		d.path = step
+	} else {
+		d.path = outer + "." + step
+	}
+	d.value(n, v, f)
+	d.path = outer
+}
 
 // scalar reads one value from its text.
 func (d *decoder) scalar(n ast.Node, v reflect.Value, f field, read reader) {
@@ -140,7 +185,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, f field, read reader) {
 // structure reads a mapping by the struct's keys.
 func (d *decoder) structure(n ast.Node, v reflect.Value, f field) {
 	shape := shapeOf(v.Type())
-	shape.setDefaults(v)
+	shape.setDefaults(v) // names that stand outside (by:"Name") are not touched
 	if shape.short != nil {
 		if _, ok := scalarText(n); ok {
 			d.value(n, v.FieldByIndex(shape.short.index), *shape.short)
@@ -159,7 +204,7 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, f field) {
 			continue
 		}
 		present[e.key] = true
-		d.value(e.node.Value, v.FieldByIndex(sub.index), sub)
+		d.at(e.key, e.node.Value, v.FieldByIndex(sub.index), sub)
 	}
 	for _, key := range shape.needed {
 		if !present[key] {
@@ -168,12 +213,16 @@ func (d *decoder) structure(n ast.Node, v reflect.Value, f field) {
 	}
 }
 
-// list reads a sequence.
+// list reads a sequence, or a mapping when its keys name the elements.
 func (d *decoder) list(n ast.Node, v reflect.Value, f field) {
+	if f.by != "" {
+		d.named(n, v, f)
+		return
+	}
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
 		hint := ""
-		if text, ok := scalarText(n); ok {
+		if text, ok := scalarText(n); ok && len(text) <= 64 {
 			hint = fmt.Sprintf("write [%s]", text)
 		}
 		d.errorf(n, CodeType, hint, "%s is %s; it wants a list", f.title(), kindOf(n))
@@ -181,8 +230,20 @@ func (d *decoder) list(n ast.Node, v reflect.Value, f field) {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values)))
 	for i, item := range seq.Values {
-		d.value(item, v.Index(i), f.item())
+		d.at("*", item, element(v, i), f.item(""))
 	}
+	d.checkLength(n, len(seq.Values), f)
+}
+
+// element is the i-th place of a slice. A pointer in it is never nil, also
+// when its value does not read.
+func element(v reflect.Value, i int) reflect.Value {
+	item := v.Index(i)
+	if item.Kind() == reflect.Pointer {
+		item.Set(reflect.New(item.Type().Elem()))
+		item = item.Elem()
+	}
+	return item
 }
 
 // named reads a mapping into a slice; each key becomes a field of its element.
@@ -193,19 +254,16 @@ func (d *decoder) named(n ast.Node, v reflect.Value, f field) {
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(entries), len(entries)))
 	for i, e := range entries {
-		item := v.Index(i)
-		if item.Kind() == reflect.Pointer {
-			item.Set(reflect.New(item.Type().Elem()))
-			item = item.Elem()
-		}
+		item := element(v, i)
 		if !validName(e.key) {
-			d.errorf(e.node.Key, CodeName, "letters, digits, and . _ - inside; at most 63", "%q is not a name", e.key)
+			d.errorf(e.node.Key, CodeName, "a letter or digit, then letters, digits and . _ -; at most 63", "%q is not a name", e.key)
 		}
-		d.value(e.node.Value, item, f.item())
 		name := item.FieldByName(f.by)
 		name.SetString(e.key)
-		d.places[name.Addr().Interface()] = e.node.Key
+		d.places[name.Addr().Interface()] = Node{d.doc, e.node.Key}
+		d.at("*", e.node.Value, item, f.item(e.key))
 	}
+	d.checkLength(n, len(entries), f)
 }
 
 // mapping reads a mapping with free keys.
@@ -217,8 +275,15 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, f field) {
 	v.Set(reflect.MakeMapWithSize(v.Type(), len(entries)))
 	for _, e := range entries {
 		item := reflect.New(v.Type().Elem()).Elem()
-		d.value(e.node.Value, item, f.item())
+		d.at("*", e.node.Value, item, f.item(e.key))
 		v.SetMapIndex(reflect.ValueOf(e.key).Convert(v.Type().Key()), item)
+	}
+	d.checkLength(n, len(entries), f)
+}
+
+func (d *decoder) checkLength(n ast.Node, length int, f field) {
+	if err := f.checkRange(reflect.ValueOf(length)); err != nil {
+		d.errorf(n, err.code, "", "%s has %d elements; it wants between %s and %s", f.title(), length, f.low, f.high)
 	}
 }
 
@@ -298,7 +363,7 @@ func kindOf(n ast.Node) string {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		return "a number"
 	case *ast.BoolNode:
-		return "true or false"
+		return "a boolean"
 	case *ast.NullNode:
 		return "empty"
 	}

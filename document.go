@@ -54,6 +54,9 @@ func (d *document) setRoot(tree *ast.File) *Error {
 		if doc.Body == nil || doc.Body.Type() == ast.CommentType {
 			continue
 		}
+		if doc.Body.Type() == ast.DirectiveType {
+			return d.errorNode(doc.Body, CodeYAML, "YAML directives are not supported", "remove the line")
+		}
 		if d.root != nil {
 			return d.errorNode(doc.Body, CodeDocuments, "a second YAML document begins here; one file holds one", "remove the --- line")
 		}
@@ -85,15 +88,20 @@ func validText(lines []string) (line, column int, ok bool) {
 
 // checkDepth bounds nesting before the parser recurses into it.
 func (d *document) checkDepth(tokens token.Tokens) *Error {
-	flow := 0
+	flow, dashes, line := 0, 0, 0
 	for _, t := range tokens {
+		if t.Position.Line != line {
+			dashes, line = 0, t.Position.Line
+		}
 		switch t.Type {
 		case token.MappingStartType, token.SequenceStartType:
 			flow++
 		case token.MappingEndType, token.SequenceEndType:
 			flow--
+		case token.SequenceEntryType: // - - - nests on one line
+			dashes++
 		}
-		if flow > maxDepth || t.Position.IndentNum > 16*maxDepth {
+		if flow > maxDepth || dashes > maxDepth || t.Position.IndentNum > 16*maxDepth {
 			return d.errorToken(t, CodeTooDeep, fmt.Sprintf("values nest deeper than %d levels", maxDepth), "")
 		}
 	}
@@ -109,7 +117,22 @@ func (d *document) syntaxError(err error) *Error {
 	if !ok || e.GetToken() == nil {
 		return &Error{Code: CodeSyntax, File: d.file, Message: err.Error()}
 	}
-	return d.errorToken(e.GetToken(), CodeSyntax, e.GetMessage(), "")
+	return d.errorToken(e.GetToken(), CodeSyntax, e.GetMessage(), syntaxHint(e.GetMessage()))
+}
+
+// syntaxHint says what usually is behind a parser's message.
+func syntaxHint(message string) string {
+	switch {
+	case strings.Contains(message, "tab character"), strings.Contains(message, "'\t'"):
+		return "indent with spaces, not tabs"
+	case strings.Contains(message, "mapping value is not allowed"):
+		return "quote a value that holds a colon and a space"
+	case strings.Contains(message, "reserved character"):
+		return "quote the value"
+	case strings.Contains(message, "value is not allowed in this context"):
+		return "look at the indentation"
+	}
+	return ""
 }
 
 // resolve finds the value of every alias: the nearest anchor of its name
@@ -155,7 +178,7 @@ func (d *document) errorNode(n ast.Node, code, message, hint string) *Error {
 
 func (d *document) errorToken(t *token.Token, code, message, hint string) *Error {
 	width := 1
-	if v := strings.TrimSpace(t.Origin); v != "" && !strings.Contains(v, "\n") {
+	if v := strings.TrimSpace(t.Origin); t.Type != token.ImplicitNullType && v != "" && !strings.Contains(v, "\n") {
 		width = utf8.RuneCountInString(v)
 	}
 	return d.errorAt(t.Position.Line, t.Position.Column, width, code, message, hint)

@@ -11,7 +11,7 @@ import (
 // that is near it lists the candidates, when they are few.
 func nearest(word string, candidates []string) string {
 	best, bestDistance := "", max(2, len(word)/3)+1
-	for _, c := range candidates {
+	for _, c := range candidates[:min(len(candidates), 1000)] {
 		if d := distance(strings.ToLower(word), strings.ToLower(c), bestDistance); d < bestDistance && d < max(len(word), len(c)) {
 			best, bestDistance = c, d
 		}

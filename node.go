@@ -27,7 +27,7 @@ func (n Node) Decode(v any) error {
 		}
 		return nil
 	}
-	d := newDecoder(n.doc)
+	d := newDecoder(n.doc, map[any]Node{})
 	d.value(n.node, target, field{})
 	return d.errs.sorted()
 }
@@ -73,9 +73,13 @@ func ParseNode(file string, text []byte) (Node, error) {
 // decodeNode reads a filter: a mapping of one name, or just the name.
 func (f *FilterSpec) decodeNode(d *decoder, n ast.Node) {
 	f.Node = Node{d.doc, nil}
+	if isNull(n) {
+		d.errorf(n, CodeEmpty, "name a filter or remove the line", "this filter has no name")
+		return
+	}
 	if text, ok := scalarText(n); ok {
 		f.Name = text
-		f.place = n
+		f.place = Node{d.doc, n}
 		return
 	}
 	entries, ok := d.entries(n, field{key: "filter"})
@@ -84,7 +88,7 @@ func (f *FilterSpec) decodeNode(d *decoder, n ast.Node) {
 	case len(entries) != 1:
 		d.errorf(n, CodeType, "begin each filter with - ", "a filter is one name with its settings; here are %d", len(entries))
 	default:
-		f.Name, f.place = entries[0].key, entries[0].node.Key
-		f.Node.node = entries[0].node.Value
+		f.Name, f.place = entries[0].key, Node{d.doc, entries[0].node.Key}
+		f.Node.node, _, _ = d.plain(entries[0].node.Value)
 	}
 }

@@ -21,7 +21,6 @@ type valueError struct{ code, message, hint string }
 type reader func(text string, v reflect.Value) *valueError
 
 var (
-	nodeType     = reflect.TypeFor[Node]()
 	durationType = reflect.TypeFor[time.Duration]()
 	unmarshaler  = reflect.TypeFor[encoding.TextUnmarshaler]()
 

@@ -27,8 +27,11 @@ func (f field) title() string {
 }
 
 // item is the field for an element of a list or mapping.
-func (f field) item() field {
+func (f field) item(key string) field {
 	f.by, f.low, f.high = "", "", ""
+	if key != "" {
+		f.key += "." + key
+	}
 	return f
 }
 
@@ -125,20 +128,27 @@ func (f field) check(v reflect.Value) *valueError {
 	return f.checkRange(v)
 }
 
+// checkRange holds numbers against the bounds, and the length of text.
 func (f field) checkRange(v reflect.Value) *valueError {
-	out := &valueError{CodeRange, fmt.Sprintf("%%s must be between %s and %s", f.low, f.high), ""}
-	compare := func(bound string) int {
-		b := reflect.New(v.Type()).Elem()
-		if err := scalarReader(v.Type())(bound, b); err != nil {
-			panic(fmt.Sprintf("lb: range of %s: %s", f.key, err.message))
-		}
-		return compareValues(v, b)
-	}
-	if v.Kind() == reflect.String || v.Kind() == reflect.Struct {
+	if f.low == "" {
 		return nil
 	}
-	if f.low != "" && compare(f.low) < 0 || f.high != "" && compare(f.high) > 0 {
+	out := &valueError{CodeRange, fmt.Sprintf("%%s must be between %s and %s", f.low, f.high), ""}
+	if v.Kind() == reflect.String {
+		out.message = fmt.Sprintf("%%s has %d bytes; it wants between %s and %s", v.Len(), f.low, f.high)
+		v = reflect.ValueOf(Bytes(v.Len()))
+	}
+	if compareValues(v, f.bound(f.low, v.Type())) < 0 || compareValues(v, f.bound(f.high, v.Type())) > 0 {
 		return out
 	}
 	return nil
+}
+
+// bound panics on a bound that does not read: a fault of the struct.
+func (f field) bound(text string, t reflect.Type) reflect.Value {
+	b := reflect.New(t).Elem()
+	if err := scalarReader(t)(text, b); err != nil {
+		panic(fmt.Sprintf("lb: range of %s: %s", f.key, err.message))
+	}
+	return b
 }
