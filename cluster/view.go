@@ -17,7 +17,7 @@ import (
 const (
 	retained  = 32                     // epochs kept
 	turn      = 300 * time.Millisecond // the k-th live member waits k turns before it removes a dead one
-	patience  = 10 * time.Second       // for a listed member never heard of since we started
+	patience  = 10 * time.Second       // for a member that an epoch lists while we do not hear it
 	burst     = 8                      // epochs minted in a row before the rate limit holds
 	refill    = time.Second            // per epoch minted in the long run
 	maxMember = 4096                   // members of an epoch
@@ -38,7 +38,8 @@ type view struct {
 
 	epochs []lb.Epoch
 	peers  map[string]peer      // everybody else gossip ever told of
-	absent map[string]time.Time // listed in the current epoch but not here: since when
+	absent map[string]time.Time // listed in the current epoch but not here: when its removal is due
+	noted  lb.Epoch             // the current epoch as absent knows it
 
 	minted    int // epochs minted since budget was full
 	filled    time.Time
@@ -162,15 +163,12 @@ func (v *view) joined(members []lb.Member) []lb.Member {
 func (v *view) withoutDead(members []lb.Member, now time.Time) (rest []lb.Member, again time.Time) {
 	rank := v.rank(members)
 	for _, m := range members {
-		since, gone := v.absent[m.Name]
+		due, gone := v.absent[m.Name]
 		if !gone {
 			rest = append(rest, m)
 			continue
 		}
-		due := since.Add(time.Duration(rank) * turn)
-		if _, known := v.peers[m.Name]; !known {
-			due = due.Add(patience)
-		}
+		due = due.Add(time.Duration(rank) * turn)
 		if due.After(now) {
 			rest = append(rest, m)
 			again = earlier(again, due)
@@ -213,25 +211,30 @@ func (v *view) forgetOldest() {
 	delete(v.peers, oldest)
 }
 
-// noteAbsent keeps absent in step with the current epoch and with gossip.
+// noteAbsent keeps absent in step with the current epoch and with gossip. A
+// member that dies while listed is due at once. One that a new epoch lists
+// although we think it dead, or never heard it, gets our patience: who minted
+// that epoch knows something that will reach us, too.
 func (v *view) noteAbsent(now time.Time) {
 	if !v.synced {
 		return // we have not asked anybody yet
 	}
-	members := v.current().Members
-	for _, m := range members {
-		_, noted := v.absent[m.Name]
-		switch gone := m.Name != v.self.Name && !v.peers[m.Name].here(); {
-		case gone && !noted:
-			v.absent[m.Name] = now
-		case !gone && noted:
-			delete(v.absent, m.Name)
+	current := v.current()
+	absent := map[string]time.Time{}
+	for _, m := range current.Members {
+		due, already := v.absent[m.Name]
+		_, before := find(v.noted.Members, m.Name)
+		switch {
+		case m.Name == v.self.Name || v.peers[m.Name].here():
+		case already:
+			absent[m.Name] = due
+		case before:
+			absent[m.Name] = now
+		default:
+			absent[m.Name] = now.Add(patience)
 		}
 	}
-	maps.DeleteFunc(v.absent, func(name string, _ time.Time) bool {
-		_, listed := find(members, name)
-		return !listed
-	})
+	v.absent, v.noted = absent, current
 }
 
 // budget takes one epoch from the rate limit or says how long to wait. It holds
