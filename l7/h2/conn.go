@@ -1,93 +1,255 @@
 package h2
 
+import (
+	"encoding/binary"
+
+	"golang.org/x/net/http2/hpack"
+)
+
 // Conn is one connection. Make it with New; it is not safe for concurrent use.
 type Conn struct {
 	config  *Config
 	handler Handler
+	now     Now
+	err     *ConnError
+
+	streams  map[uint32]*Stream
+	finished []*Stream // both halves ended; the handler is to hear
+	retired  []*Stream // gone; to be pooled
+	nextID   uint32    // client: of the next Open
+	lastID   uint32    // server: the highest stream of the peer
+
+	// The way in.
+	began   bool // budget.refilled is set
+	preface int
+	settled bool    // the peer's SETTINGS came
+	in      *buffer // a frame that came in part, nil without
+	data    data
+	block   block
+	dec     *hpack.Decoder
+	budget  budget
+
+	recvWindow int64
+	recvOwed   int64
+
+	// The way out.
+	out        *buffer // nil when there is nothing
+	written    int     // of out
+	enc        encoder
+	ready      *Stream // the round of streams that may send
+	sendWindow int64
+	head       section // being written
+
+	// What the peer said.
+	acked       bool // it has our SETTINGS
+	peerStreams uint32
+	peerWindow  uint32
+	peerConnect bool
+	peerGone    bool // GOAWAY
+	pongs       int
+
+	// The last 64 streams that we reset.
+	forgotten   *[64]uint32
+	forgottenAt int
+
+	draining  bool
+	lastTaken *uint32 // streams above are refused since the final GOAWAY
+	failed    bool    // the bytes below us are gone
+}
+
+// withDefaults fills in what is zero.
+func (c Config) withDefaults() *Config {
+	number := func(v *uint32, d uint32) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	number(&c.Streams, 100)
+	number(&c.StreamWindow, 256<<10)
+	number(&c.ConnWindow, 1<<20)
+	number(&c.HeaderList, 64<<10)
+	c.StreamWindow = min(max(c.StreamWindow, defaultWindow), maxWindow)
+	c.ConnWindow = min(max(c.ConnWindow, defaultWindow), maxWindow)
+	if c.Fields == 0 {
+		c.Fields = 100
+	}
+	if c.Resets == 0 {
+		c.Resets = 100
+	}
+	if c.Control == 0 {
+		c.Control = 1000
+	}
+	return &c
 }
 
 // New makes a connection and queues what it must say first: the client's
 // preface and either side's SETTINGS. A server's input starts with the preface.
-func New(config *Config, h Handler) *Conn { return &Conn{config: config, handler: h} }
+func New(config *Config, h Handler) *Conn {
+	c := &Conn{
+		config:      config.withDefaults(),
+		handler:     h,
+		streams:     map[uint32]*Stream{},
+		nextID:      1,
+		peerStreams: 100, // until its SETTINGS come
+		peerWindow:  defaultWindow,
+		sendWindow:  defaultWindow,
+	}
+	c.recvWindow = int64(c.config.ConnWindow)
+	c.budget.tokens = c.config.Control
+	c.block.reset()
+	c.dec = hpack.NewDecoder(4096, c.emit)
+	c.dec.SetMaxStringLength(2 * maxBlock)
+	c.enc.shared = c.config.Client
+	if c.config.Client {
+		c.preface = len(Preface) // only clients send one
+	}
+	c.hello()
+	return c
+}
 
-// Receive takes bytes of the peer, in pieces of any size. An error is a
-// *ConnError: every stream was told (Closed), the GOAWAY is queued.
-func (c *Conn) Receive(p []byte, now Now) error { return nil }
-
-// Output returns the bytes to write next, moving DATA in from the streams that
-// may send. It is valid until the next call of any method.
-func (c *Conn) Output() []byte { return nil }
-
-// Advance says that the first n bytes of Output are written.
-func (c *Conn) Advance(n int) {}
-
-// Congested says that the peer does not read what it made us queue: stop
-// reading from it until this is false again.
-func (c *Conn) Congested() bool { return false }
-
-// Open starts a request (client). noBody says that the response has no body
-// whatever its content-length says (HEAD). The head follows by BeginHead.
-func (c *Conn) Open(owner any, noBody bool) (*Stream, error) { return nil, ErrNoStream }
+// Open starts a request (client); the head follows by BeginHead. noBody says
+// that the response has no body whatever its content-length says (HEAD).
+func (c *Conn) Open(owner any, noBodyResponse bool) (*Stream, error) {
+	if c.Available() == 0 {
+		return nil, ErrNoStream
+	}
+	s := c.add(c.nextID)
+	c.nextID += 2
+	s.Owner = owner
+	if noBodyResponse {
+		s.flags |= noBody
+	}
+	return s, nil
+}
 
 // Available returns how many streams Open would make now.
-func (c *Conn) Available() int { return 0 }
+func (c *Conn) Available() int {
+	if c.err != nil || c.failed || c.peerGone || c.draining || !c.config.Client || c.nextID > maxWindow {
+		return 0
+	}
+	return max(0, int(min(c.peerStreams, 1<<20))-len(c.streams))
+}
 
-// BeginHead starts a header or trailer section on s; Field adds to it and
-// EndHead sends it. Names are lower-cased. Nothing else may be called between.
-func (c *Conn) BeginHead(s *Stream) {}
+// Connect says whether the peer takes extended CONNECT.
+func (c *Conn) Connect() bool { return c.peerConnect }
 
-// Field adds a field to the section that BeginHead started.
-func (c *Conn) Field(name, value string) {}
+// Settled says whether the peer's SETTINGS came.
+func (c *Conn) Settled() bool { return c.settled }
 
-// EndHead sends the section.
-func (c *Conn) EndHead(end bool) {}
+// Streams returns how many streams are open.
+func (c *Conn) Streams() int { return len(c.streams) }
 
-// Write queues body bytes, which are copied. Stop when Buffered is high;
-// Drained tells when to go on.
-func (c *Conn) Write(s *Stream, p []byte, end bool) {}
+// Each calls f for every open stream; f may reset it.
+func (c *Conn) Each(f func(*Stream)) {
+	for _, s := range c.streams {
+		f(s)
+	}
+}
 
-// Pause withholds window from the peer: bytes still come, at most a window.
-func (c *Conn) Pause(s *Stream) {}
-
-// Resume gives the window back.
-func (c *Conn) Resume(s *Stream) {}
-
-// Reset ends a stream at once; s is gone when it returns.
-func (c *Conn) Reset(s *Stream, code ErrCode) {}
+// drainPing marks the PING whose answer says that the first GOAWAY was seen.
+const drainPing = 0x6369727175652d31
 
 // Drain starts the two-step GOAWAY: new streams are still taken until the peer
 // has seen the first step (it answers our PING), or the owner calls DrainNow.
-func (c *Conn) Drain() {}
-
-// DrainNow sends the final GOAWAY; later streams are refused.
-func (c *Conn) DrainNow() {}
-
-// Done says that the connection is going away, has no streams and nothing to
-// write: close it.
-func (c *Conn) Done() bool { return false }
-
-// GoingAway says that the peer sent GOAWAY (or we did).
-func (c *Conn) GoingAway() bool { return false }
-
-// Fail tells every stream that the connection broke. Nothing is sent any more.
-func (c *Conn) Fail(err error) {}
-
-// Ping queues a PING; Pings counts the answers.
-func (c *Conn) Ping() {}
-
-// Streams returns how many streams are open.
-func (c *Conn) Streams() int { return 0 }
-
-// Stream is one exchange of messages. It is pooled: drop the pointer when
-// Closed or Reset is through.
-type Stream struct {
-	Owner any // the owner's
-
-	id uint32
+func (c *Conn) Drain() {
+	if c.draining || c.err != nil {
+		return
+	}
+	c.draining = true
+	if c.config.Client {
+		return // a client says nothing by it: servers open no streams
+	}
+	b := appendGoaway(c.room(), maxWindow, NoError, "")
+	b = appendFrame(b, 8, framePing, 0, 0)
+	c.out.b = binary.BigEndian.AppendUint64(b, drainPing)
 }
 
-// ID is the stream's number.
-func (s *Stream) ID() uint32 { return s.id }
+// DrainNow sends the final GOAWAY; later streams are refused.
+func (c *Conn) DrainNow() {
+	c.draining = true
+	if c.lastTaken != nil || c.err != nil || c.config.Client {
+		return
+	}
+	last := c.lastID
+	c.lastTaken = &last
+	c.out.b = appendGoaway(c.room(), last, NoError, "")
+}
 
-// Buffered returns how many bytes wait to be sent on s.
-func (s *Stream) Buffered() int { return 0 }
+func (c *Conn) pong(v uint64) {
+	c.pongs++
+	if v == drainPing && c.draining {
+		c.DrainNow()
+	}
+}
+
+// Ping asks for an answer, which Pongs counts.
+func (c *Conn) Ping() {
+	if c.err == nil {
+		c.out.b = binary.BigEndian.AppendUint64(appendFrame(c.room(), 8, framePing, 0, 0), 0)
+	}
+}
+
+// Pongs returns how many PINGs the peer has answered.
+func (c *Conn) Pongs() int { return c.pongs }
+
+// GoingAway says that either side takes no more streams soon.
+func (c *Conn) GoingAway() bool { return c.peerGone || c.draining || c.err != nil || c.failed }
+
+// Done says that the connection is over: close it. It is going away, has no
+// streams and nothing to write.
+func (c *Conn) Done() bool {
+	if c.failed {
+		return true
+	}
+	if c.pending() > 0 || len(c.streams) > 0 {
+		return c.err != nil && c.pending() == 0
+	}
+	if c.config.Client {
+		return c.GoingAway()
+	}
+	return c.err != nil || c.lastTaken != nil || c.peerGone
+}
+
+// Fail tells every stream that the connection broke below us; nothing is sent
+// any more.
+func (c *Conn) Fail(err error) {
+	c.failed = true
+	c.dropAll(err)
+	c.reap()
+	c.releaseOut()
+}
+
+// fail ends the connection for a fault of the peer.
+func (c *Conn) fail(code ErrCode, why string) {
+	if c.err != nil {
+		return
+	}
+	last := c.lastID
+	if c.config.Client {
+		last = 0
+	}
+	c.out.b = appendGoaway(c.room(), last, code, why)
+	c.err = &ConnError{Code: code, Reason: why}
+	c.dropAll(c.err)
+}
+
+func (c *Conn) dropAll(err error) {
+	for _, s := range c.streams {
+		c.drop(s, err)
+	}
+}
+
+// room returns the output to append to.
+func (c *Conn) room() []byte {
+	if c.out == nil {
+		c.out = takeBuffer()
+	}
+	return c.out.b
+}
+
+func (c *Conn) releaseOut() {
+	if c.out != nil {
+		c.out.release()
+		c.out, c.written = nil, 0
+	}
+}

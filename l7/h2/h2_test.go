@@ -1,0 +1,693 @@
+package h2
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// recorder is a Handler that writes down what it hears, and can act on it.
+type recorder struct {
+	log     []string
+	streams map[uint32]*Stream
+	onHead  func(*Stream, *Head, bool)
+	onData  func(*Stream, []byte, bool)
+	drained func(*Stream)
+	data    map[uint32]int
+	quiet   bool
+}
+
+func newRecorder() *recorder {
+	return &recorder{streams: map[uint32]*Stream{}, data: map[uint32]int{}}
+}
+
+func (r *recorder) note(format string, a ...any) {
+	if !r.quiet {
+		r.log = append(r.log, fmt.Sprintf(format, a...))
+	}
+}
+
+func (r *recorder) Head(s *Stream, h *Head, end bool) {
+	r.streams[s.ID()] = s
+	r.note("%d %s%s", s.ID(), headText(h), endText(end))
+	if r.onHead != nil {
+		r.onHead(s, h, end)
+	}
+}
+
+func (r *recorder) Data(s *Stream, p []byte, end bool) {
+	r.data[s.ID()] += len(p)
+	r.note("%d data %d%s", s.ID(), len(p), endText(end))
+	if r.onData != nil {
+		r.onData(s, p, end)
+	}
+}
+
+func (r *recorder) Trailers(s *Stream, f []Field) { r.note("%d trailers%s", s.ID(), fieldText(f)) }
+
+func (r *recorder) Drained(s *Stream) {
+	if r.drained != nil {
+		r.drained(s)
+	}
+}
+
+func (r *recorder) Closed(s *Stream, err error) {
+	delete(r.streams, s.ID())
+	r.note("%d closed %v", s.ID(), err)
+}
+
+func (r *recorder) Refused(id uint32, h *Head, err *StreamError) { r.note("%d refused %v", id, err) }
+
+func (r *recorder) take() string {
+	s := strings.Join(r.log, "\n")
+	r.log = nil
+	return s
+}
+
+func headText(h *Head) string {
+	var b strings.Builder
+	if h.Status != 0 {
+		fmt.Fprintf(&b, "%d", h.Status)
+	} else {
+		fmt.Fprintf(&b, "%s %s://%s%s", h.Method, h.Scheme, h.Authority, h.Path)
+	}
+	if h.Length >= 0 {
+		fmt.Fprintf(&b, " length=%d", h.Length)
+	}
+	if h.TooLarge {
+		return b.String() + " TOO LARGE"
+	}
+	return b.String() + fieldText(h.Fields)
+}
+
+func fieldText(f []Field) string {
+	var b strings.Builder
+	for _, x := range f {
+		fmt.Fprintf(&b, " %s=%q", x.Name, x.Value)
+	}
+	return b.String()
+}
+
+func endText(end bool) string {
+	if end {
+		return " end"
+	}
+	return ""
+}
+
+// wire builds what a peer sends, with x/net's framer as the second opinion.
+type wire struct {
+	buf bytes.Buffer
+	*http2.Framer
+	block bytes.Buffer
+	enc   *hpack.Encoder
+}
+
+func newWire() *wire {
+	w := &wire{}
+	w.Framer = http2.NewFramer(&w.buf, nil)
+	w.AllowIllegalWrites = true
+	w.enc = hpack.NewEncoder(&w.block)
+	return w
+}
+
+func (w *wire) bytes() []byte {
+	p := bytes.Clone(w.buf.Bytes())
+	w.buf.Reset()
+	return p
+}
+
+// fields encodes "name", "value" pairs.
+func (w *wire) fields(kv ...string) []byte {
+	w.block.Reset()
+	for i := 0; i < len(kv); i += 2 {
+		_ = w.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
+	}
+	return bytes.Clone(w.block.Bytes())
+}
+
+func (w *wire) head(id uint32, end bool, kv ...string) {
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: w.fields(kv...), EndStream: end, EndHeaders: true})
+}
+
+func get(more ...string) []string {
+	return append([]string{":method", "GET", ":scheme", "http", ":authority", "a", ":path", "/"}, more...)
+}
+
+func post(more ...string) []string {
+	return append([]string{":method", "POST", ":scheme", "http", ":authority", "a", ":path", "/"}, more...)
+}
+
+// reader turns output into text, one line a frame.
+type reader struct {
+	dec *hpack.Decoder
+}
+
+func newReader() *reader { return &reader{hpack.NewDecoder(4096, nil)} }
+
+func (r *reader) text(t testing.TB, p []byte) string {
+	p = bytes.TrimPrefix(p, []byte(Preface))
+	fr := http2.NewFramer(nil, bytes.NewReader(p))
+	fr.ReadMetaHeaders = r.dec
+	var lines []string
+	for {
+		f, err := fr.ReadFrame()
+		if err != nil {
+			if err.Error() != "EOF" {
+				t.Fatalf("our output is not valid: %v", err)
+			}
+			return strings.Join(lines, "\n")
+		}
+		lines = append(lines, frameText(f))
+	}
+}
+
+func frameText(f http2.Frame) string {
+	id := f.Header().StreamID
+	switch f := f.(type) {
+	case *http2.DataFrame:
+		return fmt.Sprintf("DATA %d %d%s", id, len(f.Data()), endText(f.StreamEnded()))
+	case *http2.MetaHeadersFrame:
+		s := fmt.Sprintf("HEADERS %d", id)
+		for _, x := range f.Fields {
+			s += fmt.Sprintf(" %s=%s", x.Name, x.Value)
+		}
+		return s + endText(f.StreamEnded())
+	case *http2.RSTStreamFrame:
+		return fmt.Sprintf("RST %d %v", id, f.ErrCode)
+	case *http2.GoAwayFrame:
+		return fmt.Sprintf("GOAWAY %d %v %s", f.LastStreamID, f.ErrCode, f.DebugData())
+	case *http2.WindowUpdateFrame:
+		return fmt.Sprintf("WINDOW %d %d", id, f.Increment)
+	case *http2.PingFrame:
+		return fmt.Sprintf("PING ack=%v", f.IsAck())
+	case *http2.SettingsFrame:
+		s := "SETTINGS"
+		if f.IsAck() {
+			s += " ack"
+		}
+		_ = f.ForeachSetting(func(x http2.Setting) error { s += " " + x.String(); return nil })
+		return s
+	}
+	return f.Header().String()
+}
+
+// output drains c.
+func output(c *Conn) []byte {
+	var all []byte
+	for {
+		p := c.Output()
+		if len(p) == 0 {
+			return all
+		}
+		all = append(all, p...)
+		c.Advance(len(p))
+	}
+}
+
+// server returns a server that is past the prefaces.
+func server(t testing.TB, config Config) (*Conn, *recorder, *wire, *reader) {
+	h, w, r := newRecorder(), newWire(), newReader()
+	c := New(&config, h)
+	w.buf.WriteString(Preface)
+	_ = w.WriteSettings()
+	_ = w.WriteSettingsAck()
+	if err := c.Receive(w.bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.text(t, output(c))
+	return c, h, w, r
+}
+
+// client returns a client that is past the prefaces.
+func client(t testing.TB, settings ...http2.Setting) (*Conn, *recorder, *wire, *reader) {
+	h, w, r := newRecorder(), newWire(), newReader()
+	c := New(&Config{Client: true}, h)
+	_ = w.WriteSettings(settings...)
+	_ = w.WriteSettingsAck()
+	if err := c.Receive(w.bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	r.text(t, output(c))
+	return c, h, w, r
+}
+
+func want(t testing.TB, what, got, want string) {
+	t.Helper()
+	if got = strings.TrimSpace(got); got != strings.TrimSpace(want) {
+		t.Errorf("%s:\n got\n\t%s\nwant\n\t%s", what, strings.ReplaceAll(got, "\n", "\n\t"), strings.ReplaceAll(want, "\n", "\n\t"))
+	}
+}
+
+func TestAServerSaysHello(t *testing.T) {
+	h := newRecorder()
+	c := New(&Config{}, h)
+	want(t, "output", newReader().text(t, output(c)),
+		"SETTINGS [MAX_CONCURRENT_STREAMS = 100] [MAX_HEADER_LIST_SIZE = 65536]\nWINDOW 0 983041")
+}
+
+func TestMalformedRequestsAreReset(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		kv   []string
+		why  string
+	}{
+		{"upper-case name", get("X-A", "1"), "invalid field name"},
+		{"space in a name", get("x a", "1"), "invalid field name"},
+		{"colon in a name", get("x:a", "1"), "invalid field name"},
+		{"empty name", get("", "1"), "invalid field name"},
+		{"path twice", get(":path", "/b"), "pseudo-field twice"},
+		{"no scheme", []string{":method", "GET", ":authority", "a", ":path", "/"}, "no :scheme or no :path"},
+		{"no method", []string{":scheme", "http", ":authority", "a", ":path", "/"}, "no valid :method"},
+		{"no path", []string{":method", "GET", ":scheme", "http", ":authority", "a"}, "no :scheme or no :path"},
+		{"empty path", []string{":method", "GET", ":scheme", "http", ":path", ""}, "no :scheme or no :path"},
+		{"relative path", []string{":method", "GET", ":scheme", "http", ":path", "x"}, ":path is not absolute"},
+		{"pseudo after regular", append([]string{"x", "1"}, get()...), "pseudo-field after a regular field"},
+		{"unknown pseudo", get(":x", "1"), "unknown pseudo-field"},
+		{"status in a request", get(":status", "200"), "unknown pseudo-field"},
+		{"connection", get("connection", "close"), "connection-specific field"},
+		{"upgrade", get("upgrade", "h2c"), "connection-specific field"},
+		{"transfer-encoding", get("transfer-encoding", "chunked"), "connection-specific field"},
+		{"te: gzip", get("te", "gzip"), "te other than trailers"},
+		{"CR in a value", get("x", "a\rb"), "control character or outer space in a field value"},
+		{"LF in a value", get("x", "a\nb"), "control character or outer space in a field value"},
+		{"NUL in a value", get("x", "a\x00b"), "control character or outer space in a field value"},
+		{"outer space", get("x", " a"), "control character or outer space in a field value"},
+		{"CRLF in :path", []string{":method", "GET", ":scheme", "http", ":path", "/\r\nx: y"}, "control character or outer space in a pseudo-field"},
+		{"LF in :method", []string{":method", "GET\n", ":scheme", "http", ":path", "/"}, "control character or outer space in a pseudo-field"},
+		{"space in :method", []string{":method", "GET x", ":scheme", "http", ":path", "/"}, "no valid :method"},
+		{"content-length without content", get("content-length", "5"), "content-length without content"},
+		{"content-length twice", get("content-length", "0", "content-length", "0"), "invalid content-length"},
+		{"content-length +2", get("content-length", "+2"), "invalid content-length"},
+		{"content-length of 19 digits", get("content-length", "1000000000000000000"), "invalid content-length"},
+		{"CONNECT with :path", []string{":method", "CONNECT", ":authority", "a:1", ":path", "/"}, "CONNECT takes :authority only"},
+		{"extended CONNECT unasked", []string{":method", "CONNECT", ":protocol", "websocket", ":scheme", "http", ":authority", "a", ":path", "/"}, "unexpected :protocol"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c, h, w, r := server(t, Config{})
+			w.head(1, true, x.kv...)
+			if err := c.Receive(w.bytes(), 0); err != nil {
+				t.Fatal(err)
+			}
+			want(t, "events", h.take(), "1 refused reset stream: PROTOCOL_ERROR: "+x.why)
+			want(t, "output", r.text(t, output(c)), "RST 1 PROTOCOL_ERROR")
+			w.head(3, true, get()...)
+			_ = c.Receive(w.bytes(), 0)
+			want(t, "the next request", h.take(), "3 GET http://a/ end")
+		})
+	}
+}
+
+func TestRequestsArrive(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		send func(w *wire)
+		want string
+	}{
+		{"a GET", func(w *wire) { w.head(1, true, get("x", "1", "te", "trailers")...) },
+			`1 GET http://a/ x="1" te="trailers" end`},
+		{"cookie crumbs are joined", func(w *wire) { w.head(1, true, get("cookie", "a=1", "x", "y", "cookie", "b=2")...) },
+			`1 GET http://a/ cookie="a=1; b=2" x="y" end`},
+		{"a body with its length", func(w *wire) {
+			w.head(1, false, post("content-length", "5")...)
+			_ = w.WriteData(1, false, []byte("abc"))
+			_ = w.WriteData(1, true, []byte("de"))
+		}, "1 POST http://a/ length=5 content-length=\"5\"\n1 data 3\n1 data 2 end"},
+		{"padding", func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.fields(post()...), EndHeaders: true, PadLength: 9})
+			_ = w.WriteDataPadded(1, true, []byte("abc"), make([]byte, 200))
+		}, "1 POST http://a/\n1 data 3 end"},
+		{"trailers", func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WriteData(1, false, []byte("abc"))
+			w.head(1, true, "x-t", "1")
+		}, "1 POST http://a/\n1 data 3\n1 trailers x-t=\"1\""},
+		{"CONTINUATION", func(w *wire) {
+			p := w.fields(get("x", "1")...)
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p[:3], EndStream: true})
+			_ = w.WriteContinuation(1, false, p[3:5])
+			_ = w.WriteContinuation(1, true, p[5:])
+		}, `1 GET http://a/ x="1" end`},
+		{"no authority", func(w *wire) { w.head(1, true, ":method", "GET", ":scheme", "http", ":path", "/", "host", "b") },
+			`1 GET http:/// host="b" end`},
+		{"OPTIONS *", func(w *wire) { w.head(1, true, ":method", "OPTIONS", ":scheme", "http", ":path", "*") },
+			`1 OPTIONS http://* end`},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c, h, w, _ := server(t, Config{})
+			x.send(w)
+			if err := c.Receive(w.bytes(), 0); err != nil {
+				t.Fatal(err)
+			}
+			want(t, "events", h.take(), x.want)
+		})
+	}
+}
+
+func TestStreamErrorsResetTheStream(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		send func(w *wire)
+		code string
+	}{
+		{"less than content-length", func(w *wire) {
+			w.head(1, false, post("content-length", "5")...)
+			_ = w.WriteData(1, true, []byte("ab"))
+		}, "PROTOCOL_ERROR"},
+		{"more than content-length", func(w *wire) {
+			w.head(1, false, post("content-length", "2")...)
+			_ = w.WriteData(1, false, []byte("abcde"))
+		}, "PROTOCOL_ERROR"},
+		{"trailers before the length is reached", func(w *wire) {
+			w.head(1, false, post("content-length", "2")...)
+			w.head(1, true, "x", "y")
+		}, "PROTOCOL_ERROR"},
+		{"trailers without END_STREAM", func(w *wire) {
+			w.head(1, false, post()...)
+			w.head(1, false, "x", "y")
+		}, "PROTOCOL_ERROR"},
+		{"pseudo-field in trailers", func(w *wire) {
+			w.head(1, false, post()...)
+			w.head(1, true, ":path", "/y")
+		}, "PROTOCOL_ERROR"},
+		{"DATA after END_STREAM", func(w *wire) {
+			w.head(1, true, post()...)
+			_ = w.WriteData(1, false, []byte("abcde"))
+		}, "STREAM_CLOSED"},
+		{"HEADERS after END_STREAM", func(w *wire) {
+			w.head(1, true, post()...)
+			w.head(1, true, "x", "y")
+		}, "STREAM_CLOSED"},
+		{"WINDOW_UPDATE of 0", func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WriteWindowUpdate(1, 0)
+		}, "PROTOCOL_ERROR"},
+		{"WINDOW_UPDATE overflow", func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WriteWindowUpdate(1, 1<<31-1)
+		}, "FLOW_CONTROL_ERROR"},
+		{"DATA over the window", func(w *wire) {
+			w.head(1, false, post()...)
+			for range 5 {
+				_ = w.WriteData(1, false, make([]byte, 16384))
+			}
+		}, "FLOW_CONTROL_ERROR"},
+		{"a stream that depends on itself", func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WritePriority(1, http2.PriorityParam{StreamDep: 1})
+		}, "PROTOCOL_ERROR"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c, h, w, r := server(t, Config{})
+			h.onHead = func(s *Stream, _ *Head, _ bool) { c.Pause(s) }
+			x.send(w)
+			if err := c.Receive(w.bytes(), 0); err != nil {
+				t.Fatal(err)
+			}
+			if log := h.take(); !strings.Contains(log, "1 closed reset stream: "+x.code) {
+				t.Errorf("no %s in %s", x.code, log)
+			}
+			if out := r.text(t, output(c)); !strings.Contains(out, "RST 1 "+x.code) {
+				t.Errorf("output: %s", out)
+			}
+			if c.Streams() != 0 || c.recvWindow+c.recvOwed != 1<<20 {
+				t.Errorf("streams %d, window %d", c.Streams(), c.recvWindow+c.recvOwed)
+			}
+			_ = w.WriteData(1, true, []byte("late"))
+			w.head(3, true, get()...)
+			_ = c.Receive(w.bytes(), 0)
+			want(t, "afterwards", h.take(), "3 GET http://a/ end")
+			want(t, "late DATA", r.text(t, output(c)), "")
+		})
+	}
+}
+
+func TestConnectionErrors(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		send func(w *wire)
+		code string
+	}{
+		{"DATA on stream 0", func(w *wire) { _ = w.WriteData(0, true, []byte("a")) }, "PROTOCOL_ERROR"},
+		{"DATA on an idle stream", func(w *wire) { _ = w.WriteData(1, true, []byte("a")) }, "PROTOCOL_ERROR"},
+		{"HEADERS on stream 0", func(w *wire) { w.head(0, true, get()...) }, "PROTOCOL_ERROR"},
+		{"HEADERS on an even stream", func(w *wire) { w.head(2, true, get()...) }, "PROTOCOL_ERROR"},
+		{"a lower stream", func(w *wire) { w.head(3, true, get()...); w.head(1, true, get()...) }, "STREAM_CLOSED"},
+		{"RST on an idle stream", func(w *wire) { _ = w.WriteRSTStream(1, 0) }, "PROTOCOL_ERROR"},
+		{"WINDOW_UPDATE on an idle stream", func(w *wire) { _ = w.WriteWindowUpdate(1, 1) }, "PROTOCOL_ERROR"},
+		{"WINDOW_UPDATE of 0", func(w *wire) { _ = w.WriteWindowUpdate(0, 0) }, "PROTOCOL_ERROR"},
+		{"WINDOW_UPDATE overflow", func(w *wire) { _ = w.WriteWindowUpdate(0, 1<<31-1) }, "FLOW_CONTROL_ERROR"},
+		{"SETTINGS on a stream", func(w *wire) { _ = w.WriteRawFrame(http2.FrameSettings, 0, 1, nil) }, "PROTOCOL_ERROR"},
+		{"SETTINGS of 5 bytes", func(w *wire) { _ = w.WriteRawFrame(http2.FrameSettings, 0, 0, make([]byte, 5)) }, "FRAME_SIZE_ERROR"},
+		{"SETTINGS ACK with payload", func(w *wire) { _ = w.WriteRawFrame(http2.FrameSettings, 1, 0, make([]byte, 6)) }, "FRAME_SIZE_ERROR"},
+		{"initial window over 2^31-1", func(w *wire) { _ = w.WriteSettings(http2.Setting{ID: 4, Val: 1 << 31}) }, "FLOW_CONTROL_ERROR"},
+		{"frame size under 2^14", func(w *wire) { _ = w.WriteSettings(http2.Setting{ID: 5, Val: 1000}) }, "PROTOCOL_ERROR"},
+		{"push 2", func(w *wire) { _ = w.WriteSettings(http2.Setting{ID: 2, Val: 2}) }, "PROTOCOL_ERROR"},
+		{"PING of 7 bytes", func(w *wire) { _ = w.WriteRawFrame(http2.FramePing, 0, 0, make([]byte, 7)) }, "FRAME_SIZE_ERROR"},
+		{"PING on a stream", func(w *wire) { _ = w.WriteRawFrame(http2.FramePing, 0, 1, make([]byte, 8)) }, "PROTOCOL_ERROR"},
+		{"PUSH_PROMISE", func(w *wire) { _ = w.WriteRawFrame(http2.FramePushPromise, 4, 1, make([]byte, 8)) }, "PROTOCOL_ERROR"},
+		{"a frame inside a header section", func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.fields(get()...)})
+			_ = w.WritePing(false, [8]byte{})
+		}, "PROTOCOL_ERROR"},
+		{"CONTINUATION of nothing", func(w *wire) { _ = w.WriteContinuation(1, true, nil) }, "PROTOCOL_ERROR"},
+		{"CONTINUATION of another stream", func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.fields(get()...)})
+			_ = w.WriteContinuation(3, true, nil)
+		}, "PROTOCOL_ERROR"},
+		{"a frame over the limit", func(w *wire) { _ = w.WriteRawFrame(0x77, 0, 0, make([]byte, 16385)) }, "FRAME_SIZE_ERROR"},
+		{"padding over the frame", func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WriteRawFrame(http2.FrameData, http2.FlagDataPadded, 1, []byte{5, 'a'})
+		}, "PROTOCOL_ERROR"},
+		{"broken HPACK", func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0x7f}, EndHeaders: true})
+		}, "COMPRESSION_ERROR"},
+		{"a header section that ends in a field", func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0x40, 5, 'a'}, EndHeaders: true})
+		}, "COMPRESSION_ERROR"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c, h, w, r := server(t, Config{})
+			x.send(w)
+			err := c.Receive(w.bytes(), 0)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			out := r.text(t, output(c))
+			if !strings.Contains(out, "GOAWAY") || !strings.Contains(out, x.code) {
+				t.Errorf("output %s, want GOAWAY with %s", out, x.code)
+			}
+			if !c.Done() || len(h.streams) != 0 {
+				t.Errorf("done %v, %d streams not closed", c.Done(), len(h.streams))
+			}
+		})
+	}
+}
+
+func TestTheFirstFrameIsSettings(t *testing.T) {
+	h, w := newRecorder(), newWire()
+	c := New(&Config{}, h)
+	w.buf.WriteString(Preface)
+	_ = w.WritePing(false, [8]byte{})
+	if err := c.Receive(w.bytes(), 0); err == nil {
+		t.Error("a PING was taken for SETTINGS")
+	}
+	c = New(&Config{}, h)
+	if err := c.Receive([]byte("GET / HTTP/1.1\r\n"), 0); err == nil {
+		t.Error("HTTP/1 was taken for a preface")
+	}
+}
+
+func TestHeaderListLimits(t *testing.T) {
+	big := strings.Repeat("x", 7000)
+	many := get()
+	for i := range 10 {
+		many = append(many, fmt.Sprintf("x-%d", i), big)
+	}
+	short := get()
+	for i := range 120 {
+		short = append(short, fmt.Sprintf("x-%d", i), "y")
+	}
+	for name, kv := range map[string][]string{"70 KB": many, "one field of 70 KB": get("x", strings.Repeat("y", 70<<10)), "120 fields": short} {
+		t.Run(name, func(t *testing.T) {
+			c, h, w, r := server(t, Config{})
+			p := w.fields(kv...)
+			first := p[:min(len(p), 16000)]
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: first, EndStream: true, EndHeaders: len(first) == len(p)})
+			for p = p[len(first):]; len(p) > 0; {
+				n := min(len(p), 16000)
+				_ = w.WriteContinuation(1, n == len(p), p[:n])
+				p = p[n:]
+			}
+			h.onHead = func(s *Stream, h *Head, end bool) {
+				c.BeginHead(s)
+				c.Field(":status", "431")
+				c.EndHead(true)
+			}
+			if err := c.Receive(w.bytes(), 0); err != nil {
+				t.Fatal(err)
+			}
+			want(t, "events", h.take(), "1 GET http://a/ TOO LARGE end\n1 closed <nil>")
+			want(t, "output", r.text(t, output(c)), "HEADERS 1 :status=431 end")
+		})
+	}
+}
+
+func TestABombIsNotUnpacked(t *testing.T) {
+	c, h, w, _ := server(t, Config{})
+	w.head(1, true, get("x", strings.Repeat("y", 3900))...)
+	bomb := w.fields(get()...)
+	for range 3000 {
+		bomb = append(bomb, 0x80|62)
+	}
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 3, BlockFragment: bomb, EndStream: true, EndHeaders: true})
+	if err := c.Receive(w.bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	h.log = h.log[1:]
+	want(t, "events", h.take(), "3 GET http://a/ TOO LARGE end")
+}
+
+func TestFloodsAreStopped(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		most  int // frames
+		start func(w *wire)
+		frame func(w *wire, i int)
+	}{
+		{"PING", 1100, nil, func(w *wire, i int) { _ = w.WritePing(false, [8]byte{}) }},
+		{"PING ACK", 1100, nil, func(w *wire, i int) { _ = w.WritePing(true, [8]byte{}) }},
+		{"SETTINGS", 1100, nil, func(w *wire, i int) { _ = w.WriteSettings() }},
+		{"unknown frames", 1100, nil, func(w *wire, i int) { _ = w.WriteRawFrame(0xbe, 0, 0, []byte("x")) }},
+		{"PRIORITY", 1100, nil, func(w *wire, i int) { _ = w.WritePriority(7, http2.PriorityParam{StreamDep: 3}) }},
+		{"RST on closed streams", 1100, func(w *wire) { w.head(9, true, "x", "y") }, func(w *wire, i int) { _ = w.WriteRSTStream(1, 0) }},
+		{"empty DATA", 1100, func(w *wire) { w.head(1, false, post()...) }, func(w *wire, i int) { _ = w.WriteData(1, false, nil) }},
+		{"windows of one byte", 1100, func(w *wire) { w.head(1, false, post()...) }, func(w *wire, i int) { _ = w.WriteWindowUpdate(1, 1) }},
+		{"CONTINUATION", 20, func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.fields(get()...)})
+		}, func(w *wire, i int) { _ = w.WriteContinuation(1, false, w.fields("x", strings.Repeat("y", 10000))) }},
+		{"empty CONTINUATION", 20, func(w *wire) {
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: w.fields(get()...)})
+		}, func(w *wire, i int) { _ = w.WriteContinuation(1, false, nil) }},
+		{"rapid reset", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+		}},
+		{"malformed requests", 110, nil, func(w *wire, i int) { w.head(uint32(2*i+1), true, get("X", "y")...) }},
+		{"made you reset: window overflow", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WriteWindowUpdate(uint32(2*i+1), 1<<31-1)
+		}},
+		{"made you reset: window of 0", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WriteWindowUpdate(uint32(2*i+1), 0)
+		}},
+		{"made you reset: DATA after the end", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WriteData(uint32(2*i+1), true, []byte("x"))
+		}},
+		{"made you reset: HEADERS after the end", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			w.head(uint32(2*i+1), true, "x", "y")
+		}},
+		{"made you reset: self-dependency", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WritePriority(uint32(2*i+1), http2.PriorityParam{StreamDep: uint32(2*i + 1)})
+		}},
+		{"streams over the limit", 320, nil, func(w *wire, i int) { w.head(uint32(2*i+1), true, get()...) }},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			c, h, w, r := server(t, Config{})
+			h.quiet = true
+			if x.start != nil {
+				x.start(w)
+			}
+			sent, last := 0, ""
+			for i := range 3000 {
+				x.frame(w, i)
+				sent++
+				err := c.Receive(w.bytes(), Now(i)*time.Microsecond)
+				last = r.text(t, output(c))
+				if err == nil {
+					continue
+				}
+				if sent > x.most || !strings.Contains(last, "ENHANCE_YOUR_CALM") {
+					t.Errorf("%d frames, %s", sent, last)
+				}
+				return
+			}
+			t.Errorf("no end after %d", sent)
+		})
+	}
+}
+
+func TestHonestPeersHaveBudget(t *testing.T) {
+	t.Run("resets that are few among many requests", func(t *testing.T) {
+		c, h, w, _ := server(t, Config{})
+		h.onHead = answer(c)
+		for i := range 3000 {
+			w.head(uint32(2*i+1), i%3 != 0, get()...)
+			if i%3 == 0 {
+				_ = w.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
+			}
+			if err := c.Receive(w.bytes(), Now(i)*time.Millisecond); err != nil {
+				t.Fatalf("request %d: %v", i, err)
+			}
+			output(c)
+		}
+	})
+	t.Run("a PING a second", func(t *testing.T) {
+		c, _, w, _ := server(t, Config{})
+		for i := range 5000 {
+			_ = w.WritePing(false, [8]byte{})
+			if err := c.Receive(w.bytes(), Now(i)*time.Second); err != nil {
+				t.Fatal(err)
+			}
+			output(c)
+		}
+	})
+	t.Run("a download with two window updates per frame", func(t *testing.T) {
+		c, h, w, _ := server(t, Config{})
+		w.head(1, true, get()...)
+		_ = c.Receive(w.bytes(), 0)
+		for range 5000 {
+			c.Write(h.streams[1], make([]byte, 8192), false)
+			output(c)
+			_ = w.WriteWindowUpdate(0, 8192)
+			_ = w.WriteWindowUpdate(1, 8192)
+			if err := c.Receive(w.bytes(), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	t.Run("300 streams at once, before our SETTINGS are seen", func(t *testing.T) {
+		h, w := newRecorder(), newWire()
+		c := New(&Config{}, h)
+		w.buf.WriteString(Preface)
+		_ = w.WriteSettings()
+		for i := range 300 {
+			w.head(uint32(2*i+1), true, get()...)
+		}
+		if err := c.Receive(w.bytes(), 0); err != nil {
+			t.Fatal(err)
+		}
+		refused := strings.Count(newReader().text(t, output(c)), "REFUSED_STREAM")
+		if c.Streams() != 100 || refused != 200 {
+			t.Errorf("%d streams, %d refused", c.Streams(), refused)
+		}
+	})
+}
+
+func answer(c *Conn) func(*Stream, *Head, bool) {
+	return func(s *Stream, _ *Head, _ bool) {
+		c.BeginHead(s)
+		c.Field(":status", "200")
+		c.EndHead(true)
+	}
+}
