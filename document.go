@@ -33,10 +33,14 @@ func open(file string, text []byte) (*document, *Error) {
 		return d, &Error{Code: CodeTooLarge, File: file,
 			Message: fmt.Sprintf("the document has %d bytes; at most %d are read", len(text), maxDocument)}
 	}
-	source := strings.TrimPrefix(string(text), "\ufeff")
-	d.lines = strings.Split(strings.ReplaceAll(source, "\r\n", "\n"), "\n")
+	source := strings.ReplaceAll(strings.TrimPrefix(string(text), "\ufeff"), "\r\n", "\n")
+	d.lines = strings.Split(source, "\n")
 	if line, column, ok := validText(d.lines); !ok {
 		return d, d.errorAt(line, column, 1, CodeSyntax, "this is not UTF-8 text", "")
+	}
+	if at := strings.IndexByte(source, '\r'); at >= 0 {
+		line := strings.Count(source[:at], "\n") + 1
+		return d, d.errorAt(line, 1, 1, CodeSyntax, "a carriage return stands alone in this line", "end lines with a line feed")
 	}
 	tokens := lexer.Tokenize(source)
 	if err := d.checkDepth(tokens); err != nil {

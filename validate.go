@@ -241,8 +241,18 @@ func (v *validator) backend(p *Pool, b *Backend) {
 	case a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast():
 		v.errorf(&b.Address, CodeAddress, "", "backend %q is no address to connect to", b.Address)
 	default:
-		b.Address = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
+		b.Address = canonicalAddress(b.Address)
 	}
+}
+
+// canonicalAddress is the one form of a backend's address that reads; any
+// other text is its own.
+func canonicalAddress(s string) string {
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return s
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String()
 }
 
 func (v *validator) unixBackend(p *Pool, b *Backend, file string) {
