@@ -55,7 +55,7 @@ func (r *Request) rebase(buf []byte) {
 		return
 	}
 	r.Method, r.Target, r.Path, r.RawQuery = to(r.Method), to(r.Target), to(r.Path), to(r.RawQuery)
-	r.Host, r.Upgrade, r.state.authority = to(r.Host), to(r.Upgrade), to(r.state.authority)
+	r.Host, r.state.upgradeTo, r.state.authority = to(r.Host), to(r.state.upgradeTo), to(r.state.authority)
 	rebaseAll(r.Fields, r.state.nominated, to)
 }
 
@@ -157,7 +157,10 @@ func (r *Request) requestLine(buf []byte, l *Limits) (event, *Error) {
 		r.Minor = 1
 	}
 	s.line = end + 1 + len(version)
-	return fieldLine, r.splitTarget(query, escapes)
+	if err := r.splitTarget(query, escapes); err != nil {
+		return refused, err
+	}
+	return fieldLine, nil
 }
 
 // scanTarget finds the end of the target that begins at i, its first "?" (as
@@ -198,28 +201,28 @@ func targetRule(buf []byte, target, end int) *Error {
 func (r *Request) badLine(buf []byte, l *Limits, rule *Error) (event, *Error) {
 	s := &r.state
 	whole := textEnd(buf, s.line)
-	if r.tooLong(buf[:whole], l) {
-		return refused, errURITooLong
-	}
 	if longMethod(buf[s.line:whole]) {
 		return refused, errMethod
+	}
+	if r.tooLong(buf[:whole], l) {
+		return refused, errURITooLong
 	}
 	return s.judge(buf, rule)
 }
 
-// tooLong reports whether the target is over the limit already, so that no
-// client can make us wait for the end of an endless one.
+// tooLong reports whether method or target is over its limit already, so that
+// no client can make us wait for the end of an endless one.
 func (r *Request) tooLong(buf []byte, l *Limits) bool {
 	line := buf[r.state.line:]
+	if longMethod(line) {
+		return true
+	}
 	if len(line) <= l.uri() {
 		return false
 	}
 	space := indexByte(line[:min(len(line), maxMethod+1)], ' ')
-	if space < 0 {
-		return longMethod(line)
-	}
 	target := line[space+1:]
-	return len(target) > l.uri() && indexByte(target[:l.uri()+1], ' ') < 0
+	return space >= 0 && len(target) > l.uri() && indexByte(target[:l.uri()+1], ' ') < 0
 }
 
 func longMethod(line []byte) bool {

@@ -46,7 +46,7 @@ func (r *Response) rebase(buf []byte) {
 	if to == nil {
 		return
 	}
-	r.Reason, r.Upgrade, r.state.upgradeTo = to(r.Reason), to(r.Upgrade), to(r.state.upgradeTo)
+	r.Reason, r.state.upgradeTo = to(r.Reason), to(r.state.upgradeTo)
 	rebaseAll(r.Fields, r.state.nominated, to)
 }
 
@@ -97,8 +97,12 @@ func (r *Response) statusLine(buf []byte) (event, *Error) {
 		return s.judge(buf, errStatusLine)
 	}
 	minor, err := parseVersion(view(buf[:version]))
-	if err != nil {
+	switch err {
+	case nil:
+	case errVersion:
 		return s.judge(buf, err)
+	default:
+		return s.judge(buf, errStatusLine)
 	}
 	if len(buf) < least {
 		return s.judge(buf, errStatusLine)
