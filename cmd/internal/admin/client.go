@@ -1,16 +1,39 @@
 package admin
 
-import "net/http"
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// maxAnswer bounds what a client reads of one answer.
+const maxAnswer = 64 << 20
 
 // Client talks to a node over its unix socket. Its methods may be called
 // concurrently; errors are *Error, or *Unreachable when nobody answers.
 type Client struct {
-	http *http.Client
 	path string
+	http *http.Client
 }
 
-// Dial makes a client for the socket at path; nothing is sent yet.
-func Dial(path string) *Client { return &Client{path: path} }
+// Dial makes a client for the socket at address, a path with or without
+// unix:// before it; nothing is sent yet.
+func Dial(address string) *Client {
+	path := strings.TrimPrefix(address, "unix://")
+	d := net.Dialer{Timeout: 5 * time.Second}
+	return &Client{path, &http.Client{Transport: &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) },
+		DisableKeepAlives: true,
+	}}}
+}
 
 // Unreachable is the error when the daemon does not answer.
 type Unreachable struct {
@@ -22,3 +45,164 @@ func (u *Unreachable) Error() string { return "reach lbd at " + u.Path + ": " + 
 
 // Unwrap gives the cause.
 func (u *Unreachable) Unwrap() error { return u.Err }
+
+// Status answers the five daily questions.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.get(ctx, "/v1/status", &s)
+}
+
+// Backends lists every backend of every pool.
+func (c *Client) Backends(ctx context.Context) (b []Backend, err error) {
+	return b, c.get(ctx, "/v1/backends", &b)
+}
+
+// Version says what runs.
+func (c *Client) Version(ctx context.Context) (v Version, err error) {
+	return v, c.get(ctx, "/v1/version", &v)
+}
+
+// History lists the generations that are kept, newest first.
+func (c *Client) History(ctx context.Context) (h []Generation, err error) {
+	return h, c.get(ctx, "/v1/config/history", &h)
+}
+
+// Events lists what happened after a number, oldest first.
+func (c *Client) Events(ctx context.Context, after uint64) (e []Event, err error) {
+	return e, c.get(ctx, fmt.Sprintf("/v1/events?after=%d", after), &e)
+}
+
+// Document gives a generation's text; "" is the running one.
+func (c *Client) Document(ctx context.Context, generation string) (Document, error) {
+	res, err := c.send(ctx, "GET", "/v1/config?generation="+url.QueryEscape(generation), nil, nil)
+	if err != nil {
+		return Document{}, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return Document{}, &Unreachable{c.path, err}
+	}
+	return Document{strings.Trim(res.Header.Get("ETag"), `"`), string(text)}, nil
+}
+
+// Diff says what a text would change.
+func (c *Client) Diff(ctx context.Context, text []byte, file string) (a Applied, err error) {
+	return a, c.call(ctx, "POST", "/v1/config/diff?file="+url.QueryEscape(file), "", text, &a)
+}
+
+// Apply replaces the document.
+func (c *Client) Apply(ctx context.Context, p Apply) (a Applied, err error) {
+	q := url.Values{"file": {p.File}, "dry_run": {fmt.Sprint(p.DryRun)}}
+	return a, c.call(ctx, "PUT", "/v1/config?"+q.Encode(), p.Match, p.Text, &a)
+}
+
+// Adopt moves the objects from the file to the document.
+func (c *Client) Adopt(ctx context.Context) (a Applied, err error) {
+	return a, c.call(ctx, "POST", "/v1/config/adopt", "", nil, &a)
+}
+
+// Reload has the node read its file again.
+func (c *Client) Reload(ctx context.Context) (a Applied, err error) {
+	return a, c.call(ctx, "POST", "/v1/config/reload", "", nil, &a)
+}
+
+// Rollback makes an earlier generation's objects a new generation.
+func (c *Client) Rollback(ctx context.Context, generation string) (a Applied, err error) {
+	return a, c.order(ctx, "/v1/config/rollback", "", map[string]string{"generation": generation}, &a)
+}
+
+// EditBackend changes one backend in the document.
+func (c *Client) EditBackend(ctx context.Context, e BackendEdit) (a Applied, err error) {
+	return a, c.order(ctx, "/v1/backends", e.Match, e, &a)
+}
+
+// OrderBackend changes a backend's overlay.
+func (c *Client) OrderBackend(ctx context.Context, o BackendOrder) error {
+	return c.order(ctx, "/v1/backends/order", "", o, nil)
+}
+
+// OrderNode drains a node or takes the drain back.
+func (c *Client) OrderNode(ctx context.Context, o NodeOrder) error {
+	return c.order(ctx, "/v1/nodes/order", "", o, nil)
+}
+
+// Upgrade replaces the workers.
+func (c *Client) Upgrade(ctx context.Context, o UpgradeOrder) error {
+	return c.order(ctx, "/v1/upgrade", "", o, nil)
+}
+
+// Explain says what would happen to a flow or a request.
+func (c *Client) Explain(ctx context.Context, q Question) (e Explanation, err error) {
+	return e, c.order(ctx, "/v1/explain", "", q, &e)
+}
+
+func (c *Client) get(ctx context.Context, path string, out any) error {
+	return c.call(ctx, "GET", path, "", nil, out)
+}
+
+func (c *Client) order(ctx context.Context, path, match string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return c.call(ctx, "POST", path, match, body, out)
+}
+
+func (c *Client) call(ctx context.Context, method, path, match string, body []byte, out any) error {
+	var head http.Header
+	if match != "" {
+		head = http.Header{"If-Match": {`"` + match + `"`}}
+	}
+	res, err := c.send(ctx, method, path, head, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out); err != nil {
+		return &Unreachable{c.path, fmt.Errorf("read the answer: %w", err)}
+	}
+	return nil
+}
+
+// send gives an answer of status 200, whose body the caller closes.
+func (c *Client) send(ctx context.Context, method, path string, head http.Header, body []byte) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, method, "http://lbd"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range head {
+		r.Header[name] = values
+	}
+	res, err := c.http.Do(r)
+	if err != nil {
+		return nil, &Unreachable{c.path, inner(err)}
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	return nil, c.problem(res)
+}
+
+// inner drops the URL that net/http puts around an error: it is made up.
+func inner(err error) error {
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+func (c *Client) problem(res *http.Response) error {
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return &Unreachable{c.path, err}
+	}
+	e := &Error{}
+	if json.Unmarshal(text, e) != nil || e.Code == "" {
+		return &Unreachable{c.path, fmt.Errorf("what answers is no lbd: %s", res.Status)}
+	}
+	return e
+}

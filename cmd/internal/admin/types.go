@@ -171,7 +171,7 @@ type Apply struct {
 
 // BackendEdit changes the document.
 type BackendEdit struct {
-	Match   string `json:"-"` // the generation the edit began with; "": any
+	Match   string `json:"-"`      // the generation the edit began with; "": any
 	Action  string `json:"action"` // add | set | remove
 	Pool    string `json:"pool"`
 	Address string `json:"address"`

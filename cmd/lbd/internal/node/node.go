@@ -10,8 +10,13 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -27,55 +32,261 @@ type Options struct {
 	// DatapathError is why there is no Datapath; with fastpath.required New fails.
 	DatapathError error
 	Version       string
-	Log           *slog.Logger
-	Addresses     func() ([]netip.Addr, error) // of non-loopback interfaces; nil: the host's
+	Log           *slog.Logger                 // nil: slog.Default()
+	Addresses     func() ([]netip.Addr, error) // of the interfaces other than lo; nil: the host's
 	Now           func() time.Time             // nil: time.Now
 }
 
+// Bounds of the loop.
+const (
+	tick           = time.Second
+	addressesEvery = 5 * time.Second
+	retryEvery     = 5 * time.Second // a datapath that failed
+	slotsGoneAfter = 3 * time.Second // without a live slot the weight is 0
+	waiting        = 16              // changes that may wait for the one under way
+)
+
 // Node owns the state of one lbd.
 type Node struct {
-	options Options
+	o      Options
+	log    *slog.Logger
+	store  store
+	seed   [16]byte
+	booted *lb.Config // what main opened everything with
+
+	requests chan func()   // to run
+	noted    chan struct{} // a token: look again at everything
+	serving  chan struct{} // closed once the first configuration serves
+	stopped  chan struct{} // closed when run has ended
+	changes  gate          // one configuration change or upgrade at a time
+	orders   gate          // one change of the overlay at a time
+	events   ring
+	stats    statsCache
+	snapshot atomic.Pointer[Snapshot] // written by run, read by all; never changed once stored
+	group    sync.WaitGroup           // what run started
+
+	// sockets is held while descriptors of the fleet are in use, and while the
+	// fleet may close some.
+	sockets sync.Mutex
+
+	// Owned by run.
+	running running
+	overlay Overlay
+	reload  Reload
+	drain   drain
+	told    *Decision // what was told last; nil: nothing yet
+	paths   pathState
+	live    liveness
+	address []netip.Addr
+	looked  time.Time // when address was read
+	troubles
+}
+
+// running is the configuration in force.
+type running struct {
+	source
+	generation Generation
+	config     *lb.Config
+	files      string // digest of the files it names
+	since      time.Time
+}
+
+// Reload is the verdict on the last try to read the file.
+type Reload struct {
+	Time time.Time
+	OK   bool
+	Text string // why not
+}
+
+// pathState is what the loop knows of the datapath.
+type pathState struct {
+	force bool      // descriptors may have changed under the same numbers
+	err   error     // of the last Apply
+	retry time.Time // not before
+}
+
+// liveness is since when this node has had no live slot.
+type liveness struct {
+	goneSince time.Time // zero: there is one
+	gone      bool      // for longer than slotsGoneAfter
+}
+
+// troubles are lines that stay until what they are about is mended.
+type troubles struct {
+	loading []string // what was wrong in data_dir at the start
+	saving  error    // why the last state could not be written
+	scan    error    // why the interfaces could not be read
 }
 
 // New makes a node; Run brings it to life.
-func New(o Options) (*Node, error) { return &Node{options: o}, nil }
+func New(o Options) (*Node, error) {
+	c := o.State.config
+	if o.Datapath == nil && c.Fastpath.Required {
+		return nil, fmt.Errorf("fastpath.required is set and there is no fast path: %w", cause(o.DatapathError, c))
+	}
+	if o.Datapath != nil && c.Fastpath.Required && o.Datapath.Fastpath().Mode == "off" {
+		return nil, fmt.Errorf("fastpath.required is set and the fast path is off: %s", o.Datapath.Fastpath().Reason)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Addresses == nil {
+		o.Addresses = hostAddresses
+	}
+	n := &Node{
+		o: o, log: o.Log, store: o.State.store, seed: o.State.seed, booted: c,
+		requests: make(chan func()), noted: make(chan struct{}, 1),
+		serving: make(chan struct{}), stopped: make(chan struct{}),
+		changes: newGate(), orders: newGate(),
+		overlay: o.State.overlay, paths: pathState{force: true}, troubles: troubles{loading: o.State.told},
+	}
+	n.running = running{source: o.State.source, generation: o.State.current.Generation, config: c}
+	n.publish(Decision{})
+	return n, nil
+}
+
+func cause(err error, c *lb.Config) error {
+	switch {
+	case err != nil:
+		return err
+	case c.Fastpath.Mode == lb.FastpathOff:
+		return errors.New("fastpath.mode is off")
+	}
+	return errors.New("none was opened")
+}
+
+// Serving is closed once the first configuration serves.
+func (n *Node) Serving() <-chan struct{} { return n.serving }
 
 // Run applies the loaded configuration, then serves requests until ctx ends.
 // Workers go on serving after it. It returns an error only when the first
 // configuration cannot be applied.
-func (n *Node) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (n *Node) Run(ctx context.Context) error {
+	defer n.group.Wait()
+	defer close(n.stopped)
+	n.look()
+	if err := n.boot(ctx); err != nil {
+		return err
+	}
+	n.ordered() // a drain may be older than this process
+	n.settle()
+	close(n.serving)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case request := <-n.requests:
+			request()
+		case e := <-n.o.Fleet.Events():
+			n.event(e)
+		case <-n.o.Fleet.Changed():
+			n.paths.force = true
+		case <-n.clusterChanged():
+		case <-n.noted:
+		case <-ticker.C:
+			if !n.tick() {
+				continue
+			}
+		}
+		n.settle()
+	}
+}
 
-// Reload reads the file again: SIGHUP.
-func (n *Node) Reload(ctx context.Context, by string) (Applied, error) { return Applied{}, nil }
+func (n *Node) clusterChanged() <-chan struct{} {
+	if n.o.Cluster == nil {
+		return nil
+	}
+	return n.o.Cluster.Changed()
+}
 
-// Note records an event (from the fleet, the monitor, the cluster) and makes
+// tick looks at what announces nothing; it reports whether anything changed.
+func (n *Node) tick() bool {
+	changed := n.look()
+	changed = n.tickDrain() || changed
+	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {
+		n.live.gone, changed = true, true
+	}
+	return changed || n.paths.err != nil && !n.o.Now().Before(n.paths.retry)
+}
+
+// look reads the host's addresses; it reports whether they changed.
+func (n *Node) look() bool {
+	now := n.o.Now()
+	if now.Sub(n.looked) < addressesEvery {
+		return false
+	}
+	n.looked = now
+	found, err := n.o.Addresses()
+	n.scan = err
+	if err != nil || equal(found, n.address) {
+		return false
+	}
+	n.address = found
+	return true
+}
+
+// hostAddresses lists the addresses of the interfaces other than lo.
+func hostAddresses() ([]netip.Addr, error) {
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces: %w", err)
+	}
+	var all []netip.Addr
+	for _, i := range interfaces {
+		if i.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("list the addresses of %s: %w", i.Name, err)
+		}
+		for _, a := range addresses {
+			if p, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(p.IP); ok {
+					all = append(all, ip.Unmap())
+				}
+			}
+		}
+	}
+	return all, nil
+}
+
+// do has run execute f, which must not block, and settle afterwards.
+func (n *Node) do(f func()) error {
+	done := make(chan struct{})
+	select {
+	case n.requests <- func() { defer close(done); f() }:
+		<-done
+		return nil
+	case <-n.stopped:
+		return fail(Busy, "", "lbd is stopping")
+	}
+}
+
+// Note records an event (of the monitor, the cluster, the datapath) and makes
 // the loop look again at all of them. It never blocks.
-func (n *Node) Note(e lb.Event) {}
-
-// Leave tells clients and peers to go and returns when the node is empty, or
-// drain.timeout is over, or ctx ends: the first half of SIGTERM. Unlike
-// DrainNode it is forgotten at the next start.
-func (n *Node) Leave(ctx context.Context) error { return nil }
-
-// State is what a node knows before anything runs: the document and the
-// operators' overlay, as file and data_dir have them.
-type State struct {
-	config *lb.Config
+func (n *Node) Note(e lb.Event) {
+	n.event(e)
+	select {
+	case n.noted <- struct{}{}:
+	default: // a token is already there
+	}
 }
 
-// Load reads the file and what data_dir keeps, and decides which document is
-// the first to run.
-func Load(file string, parse func([]byte) (*lb.Config, error)) (*State, error) {
-	return &State{}, nil
+// event records and logs; every event of a node passes here.
+func (n *Node) event(e lb.Event) {
+	if e.Time.IsZero() {
+		e.Time = n.o.Now()
+	}
+	n.events.add(e)
+	n.log.Info(e.Kind, "subject", e.Subject, "reason", e.Reason, "detail", e.Detail)
 }
 
-// Config is the configuration that will run first: what main opens the fleet,
-// the datapath and the cluster with.
-func (s *State) Config() *lb.Config { return s.config }
-
-// Applied is the verdict on an accepted change.
-type Applied struct {
-	Generation string   `json:"generation"`
-	Changed    bool     `json:"changed"`
-	Notes      []string `json:"notes,omitempty"` // what takes a restart, what was ignored
-}
+// Events lists what happened after a sequence number, oldest first, and gives
+// a channel that is closed when there is more.
+func (n *Node) Events(after uint64) ([]Numbered, <-chan struct{}) { return n.events.after(after) }

@@ -8,55 +8,60 @@ import (
 	"github.com/cirque-lb/lb"
 )
 
-// Update is one configuration on its way to the workers. They parse Document
-// themselves, with the same filters, and build from Files; Config is what the
-// node made of the same bytes.
-type Update struct {
-	Generation uint64
-	Document   []byte
-	Files      map[string][]byte // every file the configuration names, by path
-	Config     *lb.Config
-	// Persist is called once, after every worker has built the update and
-	// before any switches to it. Its error undoes the update.
-	Persist func() error
-}
-
 // Fleet is the parent side of the worker processes and the owner of every
 // listening socket.
 type Fleet interface {
-	// Apply opens what sockets are missing, has every worker build the update
-	// and switches it in: all or none.
+	// Apply opens what sockets are missing, has every worker build the update,
+	// calls Persist and switches it in: all or none.
 	Apply(context.Context, Update) error
-	SetState(lb.State)
+	SetState(lb.State) // does not wait
 	// Upgrade replaces the crew by one of the given binary ("": the path that
 	// was resolved at start) and returns when the new one serves.
 	Upgrade(ctx context.Context, binary string) error
 	Stats() lb.Stats // totals that survive workers
 	Crew() []Worker
 	Sockets() []lb.SteeredBind
-	// Events tells what happened to workers; crew and sockets may have changed
-	// whenever one arrives.
+	Notes() []string          // what runs otherwise than an operator may expect
+	Changed() <-chan struct{} // a token after Crew or Sockets changed; tokens coalesce
 	Events() <-chan lb.Event
 }
 
-// Worker is one process of a crew.
-type Worker struct {
-	Name       string
-	PID        int
-	Binary     string
-	Slots      []int
-	State      string // starting | ready | draining | gone
+// Update is one configuration on its way to the workers. They parse Document
+// themselves, with the same filters, and build from Files; Config is what the
+// node made of the same bytes.
+type Update struct {
 	Generation uint64
-	Started    time.Time
+	File       string // the document's name in messages
+	Document   []byte
+	Files      map[string][]byte // every file the configuration names, by path
+	Config     *lb.Config
+	// Persist is called once, after every worker has built the update and
+	// before any switches to it. Its error leaves everything as it was.
+	Persist func() error
+}
+
+// Worker is one worker process.
+type Worker struct {
+	Crew       int // the start or upgrade it belongs to
+	Index      int // its place in the crew
+	PID        int
+	State      string // starting | ready | stuck | draining | down
+	Ready      bool
+	Slots      []int // it accepts on these now
+	Generation uint64
+	Version    string
+	Since      time.Time // when it started or was adopted
+	Restarts   int       // of this place in the crew
+	Adopted    bool      // an earlier supervisor started it
+	Detail     string
 }
 
 // Datapath is the kernel half.
 type Datapath interface {
-	// Apply is idempotent: the same Steering twice writes nothing the second time.
-	Apply(lb.Steering) error
+	Apply(lb.Steering) error // the same Steering twice writes nothing the second time
 	Fastpath() Fastpath
-	Counters() (map[lb.Reason]uint64, error) // packets by how they left XDP
-	Explain(lb.Tuple) (Path, error)
+	Explain(lb.Tuple) Path
+	Samples() []lb.Sample
 }
 
 // Fastpath says how packets are steered, and why not better.
@@ -64,14 +69,16 @@ type Fastpath struct {
 	Mode       string            // native | generic | sk_lookup | off
 	Interfaces map[string]string // interface -> native | generic | off
 	Reason     string            // why it is not the best mode, in words; "" when it is
+	Problems   []string          // what does not hold and an operator can mend
 }
 
-// Path is what the datapath would do with a flow.
+// Path is what the datapath does with a flow.
 type Path struct {
 	VIP   string   // "" when no VIP matches: the packet passes untouched
 	Row   int      // -1 without one
 	Chain []string // names of the row's owners, the current one first
-	Slot  int      // -1 when another node takes it
+	Slot  int      // -1 when none here takes it
+	Why   []string // one sentence per decision
 }
 
 // Monitor probes backends. Whoever makes it sends its changes to Node.Note.
@@ -95,7 +102,7 @@ type Report struct {
 	Probes uint64
 	Fails  uint64
 	Last   time.Time     // of the last probe
-	Took   time.Duration // the last probe
+	Took   time.Duration // by the last probe
 	Detail string        // what the last probe saw: "status 200"
 }
 
@@ -106,9 +113,8 @@ type Cluster interface {
 	Epochs() []lb.Epoch       // newest first; not to be changed
 	Peers() []Peer            // by name, this node among them
 	Changed() <-chan struct{} // a token after Epochs or Peers changed; tokens coalesce
-
-	Seed() [16]byte // of the row hash
-	Tags() []uint32 // of encapsulated packets
+	Seed() [16]byte           // of the row hash
+	Tags() []uint32           // of encapsulated packets
 }
 
 // Peer is a node as gossip knows it.

@@ -1,0 +1,87 @@
+package admin
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cirque-lb/lb"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collector shows the samples of a Control as metrics. It is unchecked: what
+// there is depends on the configuration.
+type collector struct{ control Control }
+
+// Describe promises nothing.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends each sample once. A sample that is not valid, or twice there,
+// is left out and counted: one bad metric must not hide all others.
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	seen := map[string]bool{}
+	left := 0
+	for _, s := range c.control.Samples() {
+		key := s.Name + "\x00" + strings.Join(s.Labels, "\x00")
+		m, err := metric(s)
+		if err != nil || seen[key] {
+			left++
+			continue
+		}
+		seen[key] = true
+		out <- m
+	}
+	out <- prometheus.MustNewConstMetric(prometheus.NewDesc("lbd_admin_invalid_samples",
+		help("lbd_admin_invalid_samples"), nil, nil), prometheus.GaugeValue, float64(left))
+}
+
+func metric(s lb.Sample) (prometheus.Metric, error) {
+	if len(s.Labels)%2 != 0 {
+		return nil, fmt.Errorf("%s: a label without a value", s.Name)
+	}
+	var names, values []string
+	for i := 0; i < len(s.Labels); i += 2 {
+		names, values = append(names, s.Labels[i]), append(values, strings.ToValidUTF8(s.Labels[i+1], "?"))
+	}
+	d := prometheus.NewDesc(s.Name, help(s.Name), names, nil)
+	switch {
+	case s.Buckets != nil:
+		buckets := make(map[float64]uint64, len(s.Buckets))
+		for _, b := range s.Buckets {
+			buckets[b.Le] = b.N
+		}
+		return prometheus.NewConstHistogram(d, s.Count, s.Value, buckets, values...)
+	case s.Gauge:
+		return prometheus.NewConstMetric(d, prometheus.GaugeValue, s.Value, values...)
+	}
+	return prometheus.NewConstMetric(d, prometheus.CounterValue, s.Value, values...)
+}
+
+// help says what a metric is. A name that is not listed says it by itself.
+func help(name string) string {
+	if text, ok := helps[name]; ok {
+		return text
+	}
+	return "The " + strings.ReplaceAll(strings.TrimPrefix(name, "lbd_"), "_", " ") + "."
+}
+
+var helps = map[string]string{
+	"lbd_admin_invalid_samples":                "Samples left out of this answer because they are not valid or there twice.",
+	"lbd_backend_checks_total":                 "Health checks by result.",
+	"lbd_backend_draining":                     "Whether an operator drains or disabled the backend.",
+	"lbd_backend_up":                           "Whether the backend's health lets it get requests; unknown counts as up.",
+	"lbd_build_info":                           "The version that runs; always 1.",
+	"lbd_cluster_epoch_counter":                "Counter of the current epoch.",
+	"lbd_cluster_epochs":                       "Epochs this node retains.",
+	"lbd_cluster_members":                      "Nodes by what gossip says of them.",
+	"lbd_cluster_weight":                       "Weight this node wants in the next epoch; 0 drains it.",
+	"lbd_config_generation":                    "Counter of the running generation.",
+	"lbd_config_last_reload_successful":        "Whether the file was accepted when it was read last.",
+	"lbd_config_last_reload_timestamp_seconds": "When the file was read last.",
+	"lbd_fastpath_mode":                        "How packets are steered: 1 for the mode in force.",
+	"lbd_node_draining":                        "Whether this node drains.",
+	"lbd_node_problems":                        "Problems that `lbctl status` lists, those of backends left out.",
+	"lbd_slots":                                "Listening slots by whether they take new connections.",
+	"lbd_steered_binds":                        "Addresses the workers listen on.",
+	"lbd_steered_vips":                         "Addresses that XDP looks at.",
+	"lbd_workers":                              "Worker processes by state.",
+}

@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// maxOrders bounds the overlay: orders for backends that are gone stay, so
+// that a backend comes back as it went.
+const maxOrders = 20_000
+
+// BackendOrder changes a backend's overlay; nil leaves a part as it is.
+type BackendOrder struct {
+	ID          lb.BackendID
+	Drain       *bool
+	Disable     *bool
+	Weight      *int
+	ClearWeight bool // back to the document's
+}
+
+// OrderBackend changes a backend's overlay, on disk first.
+func (n *Node) OrderBackend(ctx context.Context, o BackendOrder, by string) error {
+	if o.Weight != nil && (*o.Weight < 0 || *o.Weight > 1000) {
+		return fail(Invalid, "", "a weight is between 0 and 1000, not %d", *o.Weight)
+	}
+	return n.order(ctx, func(now *Snapshot) (Overlay, error) {
+		_, ordered := now.Overlay.Backends[o.ID]
+		pool := now.Config.Pool(o.ID.Pool)
+		if !ordered && (pool == nil || backend(pool, o.ID.Address) == nil) {
+			return Overlay{}, noBackend(o.ID)
+		}
+		if !ordered && len(now.Overlay.Backends) >= maxOrders {
+			return Overlay{}, fail(Busy, "take back orders for backends that are gone", "%d backends have orders already", maxOrders)
+		}
+		return now.Overlay.with(o.ID, o.to(now.Overlay.Backends[o.ID])), nil
+	}, o.event(by))
+}
+
+func (o BackendOrder) to(a lb.Admin) lb.Admin {
+	if o.Drain != nil {
+		a.Drain = *o.Drain
+	}
+	if o.Disable != nil {
+		a.Disable = *o.Disable
+	}
+	if o.ClearWeight {
+		a.Weight = nil
+	}
+	if o.Weight != nil {
+		a.Weight = o.Weight
+	}
+	return a
+}
+
+func (o BackendOrder) event(by string) lb.Event {
+	e := lb.Event{Kind: "backend.undrain", Subject: o.ID.String(), Detail: "by " + by}
+	switch {
+	case o.Disable != nil && *o.Disable:
+		e.Kind = "backend.disable"
+	case o.Drain != nil && *o.Drain:
+		e.Kind = "backend.drain"
+	case o.Weight != nil:
+		e.Kind, e.Detail = "backend.weight", fmt.Sprintf("%d by %s", *o.Weight, by)
+	case o.ClearWeight:
+		e.Kind, e.Detail = "backend.weight", "as configured, by "+by
+	}
+	return e
+}
+
+// order changes the overlay: decided on what is in force, written, then used.
+func (n *Node) order(ctx context.Context, next func(*Snapshot) (Overlay, error), e lb.Event) error {
+	if err := n.awaitServing(ctx); err != nil {
+		return err
+	}
+	if err := n.orders.enter(ctx); err != nil {
+		return err
+	}
+	defer n.orders.leave()
+	overlay, err := next(n.snapshot.Load())
+	if err != nil {
+		return err
+	}
+	if err := n.store.writeOverlay(overlay); err != nil {
+		return because(err, Unwritable, "make room or give lbd the right to write there", "the order cannot be kept, so it is not carried out")
+	}
+	return n.do(func() {
+		n.overlay = overlay
+		n.ordered()
+		n.event(e)
+	})
+}
+
+// OrderNode drains this node or takes the drain back.
+func (n *Node) OrderNode(ctx context.Context, name string, drain bool, by string) error {
+	self := n.booted.Node.Name
+	if name != "" && name != self {
+		return n.otherNode(name, drain)
+	}
+	return n.order(ctx, func(now *Snapshot) (Overlay, error) {
+		o := now.Overlay
+		switch {
+		case drain && o.DrainSince.IsZero():
+			o.DrainSince = n.o.Now().UTC()
+		case !drain:
+			o.DrainSince = time.Time{}
+		}
+		return o, nil
+	}, lb.Event{Kind: "node." + verb(drain), Subject: self, Detail: "by " + by})
+}
+
+func verb(drain bool) string {
+	if drain {
+		return "drain"
+	}
+	return "undrain"
+}
+
+// otherNode says where a drain of another node has to be asked for: only a
+// node itself decides about its weight, and orders do not travel by gossip.
+func (n *Node) otherNode(name string, drain bool) error {
+	if n.o.Cluster != nil {
+		for _, p := range n.o.Cluster.Peers() {
+			if p.Name == name {
+				return fail(OtherNode, fmt.Sprintf("run `lbctl node %s` on %s (%s)", verb(drain), name, p.Address),
+					"this is %s; only %s itself can %s", n.booted.Node.Name, name, verb(drain))
+			}
+		}
+	}
+	return fail(NotFound, "`lbctl node list` shows them", "there is no node %q", name)
+}
+
+// Upgrade replaces the workers by those of another binary. On an error the
+// old ones serve as before.
+func (n *Node) Upgrade(ctx context.Context, binary, by string) error {
+	if err := n.awaitServing(ctx); err != nil {
+		return err
+	}
+	if err := n.changes.enter(ctx); err != nil {
+		return err
+	}
+	defer n.changes.leave()
+	self := n.booted.Node.Name
+	n.event(lb.Event{Kind: "node.upgrade", Subject: self, Detail: "by " + by})
+	if err := n.o.Fleet.Upgrade(context.WithoutCancel(ctx), binary); err != nil {
+		n.event(lb.Event{Kind: "node.upgrade-failed", Subject: self, Detail: err.Error()})
+		return because(err, NotReady, "", "the upgrade failed and the old workers serve as before")
+	}
+	return n.do(func() { n.paths.force = true })
+}

@@ -1,0 +1,137 @@
+package node
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cirque-lb/lb"
+)
+
+// Facts is everything a decision depends on.
+type Facts struct {
+	Config  *lb.Config
+	Overlay Overlay
+	Leaving bool // SIGTERM: drain, but forget it at the next start
+	Overdue bool // the drain has lasted longer than drain.timeout
+
+	Health    map[lb.BackendID]lb.Health
+	Sockets   []lb.SteeredBind
+	SlotsGone bool // no slot has been live for a while
+	Clustered bool
+	Epochs    []lb.Epoch
+	Seed      [16]byte
+	Tags      []uint32
+	Addresses []netip.Addr // of the interfaces other than lo
+	Fastpath  string       // mode of the datapath
+}
+
+// Decision is what the parts of a node shall be told.
+type Decision struct {
+	Steering lb.Steering
+	State    lb.State
+	Targets  []Target
+	Ready    bool // this node can serve
+	Weight   int  // of this node in the next epoch
+	Notes    []string
+}
+
+// Plan decides, from facts alone: no clock, no I/O. The same facts give the
+// same decision.
+func Plan(f Facts) Decision {
+	d := Decision{Targets: targets(f.Config), State: state(f)}
+	d.Steering, d.Notes = steering(f)
+	slots, live := slots(f.Sockets)
+	d.Ready = live > 0
+	if !d.State.Draining && !f.SlotsGone {
+		d.Weight = slots
+	}
+	d.Notes = append(d.Notes, configNotes(f.Config)...)
+	return d
+}
+
+func state(f Facts) lb.State {
+	draining := f.Leaving || !f.Overlay.DrainSince.IsZero()
+	return lb.State{
+		Health:   f.Health,
+		Admin:    f.Overlay.Backends,
+		Draining: draining,
+		Cut:      draining && f.Overdue,
+	}
+}
+
+// targets lists the backends that have a check.
+func targets(c *lb.Config) []Target {
+	var all []Target
+	for _, p := range c.Pools {
+		if p.Check == nil {
+			continue
+		}
+		for _, b := range p.Backends {
+			all = append(all, Target{b.ID(p.Name), *p.Check})
+		}
+	}
+	return all
+}
+
+func steering(f Facts) (lb.Steering, []string) {
+	s := lb.Steering{Seed: f.Seed, Tags: f.Tags, Binds: f.Sockets}
+	if f.Clustered {
+		s.Self, s.Epochs = f.Config.Node.Name, f.Epochs
+	}
+	var notes []string
+	for _, l := range f.Config.Listeners {
+		if IsLocal(l.Bind.Addr(), f.Addresses) {
+			continue
+		}
+		v := lb.VIP{Addr: l.Bind.Addr(), Port: l.Bind.Port(), Protocol: lb.TCP}
+		if !slices.Contains(s.VIPs, v) {
+			s.VIPs = append(s.VIPs, v)
+		}
+		if f.Fastpath == "off" {
+			notes = append(notes, fmt.Sprintf("listener %s: %s is a VIP and the fast path is off: this node serves what the network brings to it, the kernel chooses the slot", l.Name, l.Bind))
+		}
+	}
+	return s, notes
+}
+
+// IsLocal reports whether a listener's address belongs to this node alone: a
+// wildcard, a loopback address, or one of an interface other than lo. Anything
+// else is a VIP, which the nodes of a cluster share.
+func IsLocal(a netip.Addr, addresses []netip.Addr) bool {
+	a = a.Unmap().WithZone("")
+	return a.IsUnspecified() || a.IsLoopback() || slices.Contains(addresses, a)
+}
+
+// slots counts the slots of this node, and those that take new connections
+// everywhere.
+func slots(binds []lb.SteeredBind) (all, live int) {
+	if len(binds) == 0 {
+		return 0, 0
+	}
+	all = len(binds[0].Live)
+	for i := range all {
+		everywhere := true
+		for _, b := range binds {
+			everywhere = everywhere && i < len(b.Live) && b.Live[i]
+		}
+		if everywhere {
+			live++
+		}
+	}
+	return all, live
+}
+
+// configNotes says what an operator chose and should not forget.
+func configNotes(c *lb.Config) []string {
+	var notes []string
+	for _, p := range c.Pools {
+		if p.TLS != nil && p.TLS.Insecure {
+			notes = append(notes, fmt.Sprintf("pool %s: tls.insecure: anybody may pretend to be its backends", p.Name))
+		}
+	}
+	for _, s := range c.Services {
+		notes = append(notes, fmt.Sprintf("service %s: packet services are read and checked, but not forwarded by this version", s.Name))
+	}
+	return notes
+}

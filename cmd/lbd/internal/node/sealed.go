@@ -1,0 +1,94 @@
+package node
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// A sealed file is one line with a checksum, then JSON. It is replaced by a
+// rename after fsync, so that it is old or new, and a file that is neither
+// (a torn disk, an editor) is noticed.
+const sealPrefix = "cirque-state 1 sha256:"
+
+// maxSealed bounds what is read: a document is at most 16 MiB, twice that as JSON.
+const maxSealed = 64 << 20
+
+var errCorrupt = errors.New("its checksum does not fit its content")
+
+func writeSealed(path string, v any) error {
+	body, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", path, err)
+	}
+	sum := sha256.Sum256(body)
+	text := append([]byte(sealPrefix+hex.EncodeToString(sum[:])+"\n"), body...)
+	if err := renameio.WriteFile(path, text, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes a rename in dir survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}
+
+// readSealed reads what writeSealed wrote; errCorrupt when it is something else.
+func readSealed(path string, v any) error {
+	text, err := readBounded(path, maxSealed)
+	if err != nil {
+		return err
+	}
+	head, body, _ := bytes.Cut(text, []byte("\n"))
+	sum := sha256.Sum256(body)
+	if string(head) != sealPrefix+hex.EncodeToString(sum[:]) {
+		return fmt.Errorf("read %s: %w", path, errCorrupt)
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("read %s: %w: %w", path, errCorrupt, err)
+	}
+	return nil
+}
+
+// readBounded reads a whole file of at most limit bytes.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if int64(len(text)) > limit {
+		return nil, fmt.Errorf("read %s: it has more than %d bytes", path, limit)
+	}
+	return text, nil
+}
+
+// setAside keeps a corrupt file for whoever wants to know what happened.
+func setAside(path string) string {
+	aside := path + ".corrupt"
+	if err := os.Rename(path, aside); err != nil {
+		return path // it stays where it is; the next write replaces it
+	}
+	return aside
+}

@@ -1,0 +1,138 @@
+package node
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/cirque-lb/lb"
+)
+
+// settle brings what the node's parts were told in line with the facts: it
+// looks at everything, plans, tells those for whom the plan changed, and
+// publishes. Called by run after every request and event.
+func (n *Node) settle() {
+	f := n.facts()
+	d := Plan(f)
+	n.tell(d)
+	n.publish(d)
+}
+
+func (n *Node) facts() Facts {
+	f := Facts{
+		Config: n.running.config, Overlay: n.overlay,
+		Leaving: n.drain.leaving, Overdue: n.drain.overdue,
+		Sockets: n.o.Fleet.Sockets(), Seed: n.seed,
+		Addresses: n.address, Fastpath: n.fastpath().Mode,
+	}
+	if n.o.Monitor != nil {
+		f.Health = n.o.Monitor.Health()
+	}
+	if c := n.o.Cluster; c != nil {
+		f.Clustered, f.Epochs = true, c.Epochs()
+		f.Seed, f.Tags = c.Seed(), c.Tags()
+	}
+	n.watchSlots(f.Sockets)
+	f.SlotsGone = n.live.gone
+	return f
+}
+
+// watchSlots notes since when there is no live slot.
+func (n *Node) watchSlots(sockets []lb.SteeredBind) {
+	_, live := slots(sockets)
+	switch {
+	case live > 0:
+		n.live = liveness{}
+	case n.live.goneSince.IsZero():
+		n.live.goneSince = n.o.Now()
+	}
+}
+
+// tell says what changed to those whom it concerns. Workers hear of health
+// before the datapath moves flows.
+func (n *Node) tell(d Decision) {
+	first := n.told == nil
+	if first {
+		n.told = &Decision{}
+	}
+	if first || !reflect.DeepEqual(d.State, n.told.State) {
+		n.o.Fleet.SetState(d.State)
+	}
+	if n.o.Monitor != nil && !reflect.DeepEqual(d.Targets, n.told.Targets) {
+		n.o.Monitor.Update(d.Targets)
+	}
+	if c := n.o.Cluster; c != nil {
+		if first || d.Weight != n.told.Weight {
+			c.SetWeight(d.Weight)
+		}
+		if first || d.Ready != n.told.Ready {
+			c.SetReady(d.Ready)
+		}
+	}
+	n.steer(d.Steering)
+	if n.paths.err != nil || n.paths.force {
+		d.Steering = n.told.Steering // what the datapath has, not what it was offered
+	}
+	n.told = &d
+}
+
+// steer gives the datapath what to do. While the fleet applies an update its
+// sockets may be closed under our hands: then steering waits for the end of
+// the change, which settles again.
+func (n *Node) steer(s lb.Steering) {
+	if n.o.Datapath == nil {
+		n.paths.force = false
+		return
+	}
+	if !n.paths.force && n.paths.err == nil && sameSteering(s, n.told.Steering) {
+		return
+	}
+	if n.paths.err != nil && n.o.Now().Before(n.paths.retry) {
+		return
+	}
+	if !n.sockets.TryLock() {
+		n.paths.force = true
+		return
+	}
+	defer n.sockets.Unlock()
+	before := n.paths.err
+	n.paths = pathState{err: n.o.Datapath.Apply(s)}
+	switch {
+	case n.paths.err != nil:
+		n.paths.retry = n.o.Now().Add(retryEvery)
+		if before == nil || before.Error() != n.paths.err.Error() {
+			n.event(lb.Event{Kind: "fastpath.error", Subject: n.running.config.Node.Name, Detail: n.paths.err.Error()})
+		}
+	case before != nil:
+		n.event(lb.Event{Kind: "fastpath.mended", Subject: n.running.config.Node.Name})
+	}
+}
+
+func sameSteering(a, b lb.Steering) bool { return reflect.DeepEqual(a, b) }
+
+// fastpath is how packets are steered now.
+func (n *Node) fastpath() Fastpath {
+	switch {
+	case n.o.Datapath != nil:
+		return n.o.Datapath.Fastpath()
+	case n.o.DatapathError != nil:
+		return Fastpath{Mode: "off", Reason: n.o.DatapathError.Error()}
+	}
+	return Fastpath{Mode: "off", Reason: "fastpath.mode is off"}
+}
+
+func equal[T comparable](a, b []T) bool { return slices.Equal(a, b) }
+
+// with gives a copy of the overlay with one backend's order changed.
+func (o Overlay) with(id lb.BackendID, a lb.Admin) Overlay {
+	o.Backends = maps.Clone(o.Backends)
+	if o.Backends == nil {
+		o.Backends = map[lb.BackendID]lb.Admin{}
+	}
+	if a == (lb.Admin{}) {
+		delete(o.Backends, id)
+	} else {
+		o.Backends[id] = a
+	}
+	return o
+}

@@ -1,0 +1,47 @@
+package node
+
+import (
+	"sync"
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// statsFresh is how old the workers' numbers may be: many readers cost the
+// workers one question.
+const statsFresh = 200 * time.Millisecond
+
+type statsCache struct {
+	mu    sync.Mutex // guards the fields below, and is held while asking
+	asked time.Time
+	last  lb.Stats
+}
+
+// Stats is what all workers counted, those that are gone included. It must
+// not be changed.
+func (n *Node) Stats() lb.Stats {
+	c := &n.stats
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := n.o.Now(); c.asked.IsZero() || now.Sub(c.asked) >= statsFresh {
+		c.last = n.o.Fleet.Stats()
+		c.asked = n.o.Now()
+	}
+	return c.last
+}
+
+// Reports is what the monitor knows of every backend with a check.
+func (n *Node) Reports() []Report {
+	if n.o.Monitor == nil {
+		return nil
+	}
+	return n.o.Monitor.Report()
+}
+
+// Explain says what the datapath does with a flow; false without one.
+func (n *Node) Explain(t lb.Tuple) (Path, bool) {
+	if n.o.Datapath == nil {
+		return Path{Row: -1, Slot: -1}, false
+	}
+	return n.o.Datapath.Explain(t), true
+}

@@ -1,0 +1,229 @@
+package node
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// kept is how many generations the history holds.
+const kept = 50
+
+// Owner says where the objects of the configuration live.
+type Owner string
+
+// The owners.
+const (
+	OwnedFile     Owner = "file"     // in the configuration file, beside the settings
+	OwnedDocument Owner = "document" // in data_dir, edited through the admin API
+)
+
+// Generation names one configuration: a counter and the node that made it.
+type Generation struct {
+	Counter uint64
+	Node    string
+}
+
+func (g Generation) String() string { return strconv.FormatUint(g.Counter, 10) + "@" + g.Node }
+
+// Compare orders generations: the last writer wins, ties go by name.
+func (g Generation) Compare(o Generation) int {
+	return cmp.Or(cmp.Compare(g.Counter, o.Counter), cmp.Compare(g.Node, o.Node))
+}
+
+// MarshalText writes "42@edge-1".
+func (g Generation) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
+
+// UnmarshalText reads "42@edge-1".
+func (g *Generation) UnmarshalText(b []byte) error {
+	counter, node, ok := strings.Cut(string(b), "@")
+	n, err := strconv.ParseUint(counter, 10, 64)
+	if !ok || node == "" || err != nil {
+		return fmt.Errorf("%q is not a generation such as 42@edge-1", b)
+	}
+	*g = Generation{n, node}
+	return nil
+}
+
+// Record is one generation of the history.
+type Record struct {
+	Generation Generation `json:"generation"`
+	Time       time.Time  `json:"time"`
+	By         string     `json:"by"`     // who asked for it
+	Action     string     `json:"action"` // reload, apply, adopt, rollback of 41@edge-1…
+	Owner      Owner      `json:"owner"`
+	File       string     `json:"file"`    // the path of the configuration file
+	Settings   string     `json:"text"`    // the configuration file's whole text
+	Objects    string     `json:"objects"` // the document's text when it owns the objects
+	Files      string     `json:"files"`   // a digest of the files it names
+}
+
+// Overlay is what operators ordered beside the configuration.
+type Overlay struct {
+	Backends map[lb.BackendID]lb.Admin `json:"backends,omitempty"`
+	// DrainSince is when this node was told to drain; zero: it was not.
+	DrainSince time.Time `json:"drain_since,omitzero"`
+}
+
+// store keeps a node's state in data_dir. Its methods are called by one
+// goroutine at a time: whoever holds the node's token for changes or orders.
+type store struct{ dir string }
+
+func (s store) generations() string { return filepath.Join(s.dir, "generations") }
+func (s store) overlay() string     { return filepath.Join(s.dir, "overlay.json") }
+func (s store) current() string     { return filepath.Join(s.dir, "current.json") }
+func (s store) seed() string        { return filepath.Join(s.dir, "seed.json") }
+
+func (s store) record(g Generation) string {
+	return filepath.Join(s.generations(), fmt.Sprintf("%012d@%s.json", g.Counter, g.Node))
+}
+
+// pointer is the content of current.json.
+type pointer struct {
+	Generation Generation `json:"generation"`
+}
+
+// commit makes r the current generation: the record first, then the pointer,
+// so that the pointer never names what is not there.
+func (s store) commit(r Record) error {
+	if err := os.MkdirAll(s.generations(), 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", s.generations(), err)
+	}
+	if err := writeSealed(s.record(r.Generation), r); err != nil {
+		return err
+	}
+	if err := writeSealed(s.current(), pointer{r.Generation}); err != nil {
+		return err
+	}
+	s.prune(r.Generation)
+	return nil
+}
+
+// prune removes the oldest generations beyond what is kept. A file that cannot
+// be removed is tried again by the next commit.
+func (s store) prune(current Generation) {
+	all := s.list()
+	for _, g := range all[:max(0, len(all)-kept)] {
+		if g != current {
+			os.Remove(s.record(g))
+		}
+	}
+}
+
+// list gives the generations of the history, oldest first.
+func (s store) list() []Generation {
+	entries, err := os.ReadDir(s.generations())
+	if err != nil {
+		return nil // none yet
+	}
+	var all []Generation
+	for _, e := range entries {
+		var g Generation
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if ok && g.UnmarshalText([]byte(name)) == nil {
+			all = append(all, g)
+		}
+	}
+	slices.SortFunc(all, Generation.Compare)
+	return all
+}
+
+// read gives one generation of the history.
+func (s store) read(g Generation) (Record, error) {
+	var r Record
+	err := readSealed(s.record(g), &r)
+	return r, err
+}
+
+// last gives the current generation. When its files are corrupt they are set
+// aside and the newest good generation stands in; what was wrong is told.
+func (s store) last() (r Record, told []string, err error) {
+	var p pointer
+	err = readSealed(s.current(), &p)
+	if err == nil {
+		if r, err = s.read(p.Generation); err == nil {
+			return r, nil, nil
+		}
+	}
+	if errors.Is(err, fs.ErrNotExist) && len(s.list()) == 0 {
+		return Record{}, nil, nil // a first start
+	}
+	if errors.Is(err, errCorrupt) || errors.Is(err, fs.ErrNotExist) {
+		told = append(told, s.aside(s.current(), err))
+		r, more := s.newestGood()
+		return r, append(told, more...), nil
+	}
+	return Record{}, nil, err
+}
+
+// newestGood finds the newest generation whose file is whole.
+func (s store) newestGood() (Record, []string) {
+	var told []string
+	for _, g := range slices.Backward(s.list()) {
+		r, err := s.read(g)
+		if err == nil {
+			return r, append(told, fmt.Sprintf("generation %s is the newest that is whole; it runs", g))
+		}
+		told = append(told, s.aside(s.record(g), err))
+	}
+	return Record{}, append(told, "no generation is whole; the history begins anew")
+}
+
+func (s store) aside(path string, err error) string {
+	if !errors.Is(err, errCorrupt) {
+		return err.Error()
+	}
+	return fmt.Sprintf("%v; it was set aside as %s", err, setAside(path))
+}
+
+// readOverlay gives the operators' overlay; a corrupt one is set aside, told
+// and taken as empty.
+func (s store) readOverlay() (o Overlay, told []string, err error) {
+	err = readSealed(s.overlay(), &o)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Overlay{}, nil, nil
+	case errors.Is(err, errCorrupt):
+		return Overlay{}, []string{s.aside(s.overlay(), err) + "; drains, disables and weights given by operators are lost"}, nil
+	}
+	return o, nil, err
+}
+
+func (s store) writeOverlay(o Overlay) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", s.dir, err)
+	}
+	return writeSealed(s.overlay(), o)
+}
+
+// ownSeed is the row hash's secret seed of a node without a cluster: made
+// once, then kept, so that a restart moves no flow. Without a place to keep it
+// a new one is made, and told.
+func (s store) ownSeed() (seed [16]byte, told []string) {
+	var text string
+	if err := readSealed(s.seed(), &text); err == nil {
+		if raw, err := hex.DecodeString(text); err == nil && len(raw) == len(seed) {
+			return [16]byte(raw), nil
+		}
+	}
+	rand.Read(seed[:]) // never fails
+	err := os.MkdirAll(s.dir, 0o700)
+	if err == nil {
+		err = writeSealed(s.seed(), hex.EncodeToString(seed[:]))
+	}
+	if err != nil {
+		told = []string{fmt.Sprintf("keep the row hash's seed: %v; the next start makes another", err)}
+	}
+	return seed, told
+}
