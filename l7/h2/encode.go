@@ -24,7 +24,7 @@ type encoder struct {
 	max     int  // of size
 	started bool // max is set
 	resized bool // the next section starts with a size update
-	lowest  int  // max since the last section
+	cleared bool // which empties the table first
 
 	seen [32]uint32 // hashes of fields that were sent as literals
 }
@@ -43,15 +43,21 @@ func (e *encoder) limit(v uint32) {
 	if max == e.max {
 		return
 	}
+	// A limit that fell and rose again must be told with its lowest value
+	// (RFC 7541, section 4.2). We tell 0: x/net's decoder takes a second
+	// update only when its table is empty.
+	e.cleared = e.cleared || e.resized && max > e.max
 	e.max = max
-	e.lowest = min(e.lowest, e.max)
 	e.resized = true
+	if e.cleared {
+		e.count, e.size = 0, 0
+	}
 	e.evict(0)
 }
 
 func (e *encoder) start() {
 	if !e.started {
-		e.started, e.max, e.lowest = true, tableSize, tableSize
+		e.started, e.max = true, tableSize
 	}
 }
 
@@ -59,11 +65,11 @@ func (e *encoder) start() {
 func (e *encoder) begin(b []byte) []byte {
 	e.start()
 	if e.resized {
-		if e.lowest < e.max {
-			b = appendInt(b, 0x20, 5, uint64(e.lowest))
+		if e.cleared {
+			b = append(b, 0x20)
 		}
 		b = appendInt(b, 0x20, 5, uint64(e.max))
-		e.resized, e.lowest = false, e.max
+		e.resized, e.cleared = false, false
 	}
 	return b
 }

@@ -181,7 +181,7 @@ func frameText(f http2.Frame) string {
 	case *http2.RSTStreamFrame:
 		return fmt.Sprintf("RST %d %v", id, f.ErrCode)
 	case *http2.GoAwayFrame:
-		return fmt.Sprintf("GOAWAY %d %v %s", f.LastStreamID, f.ErrCode, f.DebugData())
+		return strings.TrimSpace(fmt.Sprintf("GOAWAY %d %v %s", f.LastStreamID, f.ErrCode, f.DebugData()))
 	case *http2.WindowUpdateFrame:
 		return fmt.Sprintf("WINDOW %d %d", id, f.Increment)
 	case *http2.PingFrame:

@@ -1,0 +1,61 @@
+package h2
+
+import "testing"
+
+// BenchmarkServer is a request and its response of 1 KiB, 10 streams at once.
+func BenchmarkServer(b *testing.B) {
+	c, h, w, _ := server(b, Config{})
+	h.quiet = true
+	body := make([]byte, 1024)
+	var n int
+	h.onHead = nil
+	c.handler = &echo{c: c, body: body, n: &n}
+	_ = w.WriteWindowUpdate(0, 1<<30)
+	_ = c.Receive(w.bytes(), 0)
+	id := uint32(1)
+	kv := get("user-agent", "bench/1", "accept", "*/*", "accept-encoding", "gzip")
+	w.head(id, true, kv...)
+	_ = c.Receive(w.bytes(), 0)
+	p := w.fields(kv...) // all indexed
+	output(c)
+	var batch []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		batch = batch[:0]
+		for range 10 {
+			id += 2
+			batch = appendFrame(batch, len(p), frameHeaders, flagEndHeaders|flagEndStream, id)
+			batch = append(batch, p...)
+		}
+		if err := c.Receive(batch, 0); err != nil {
+			b.Fatal(err)
+		}
+		c.Advance(len(c.Output()))
+		c.sendWindow += 10240
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/req")
+}
+
+type echo struct {
+	c    *Conn
+	body []byte
+	n    *int
+}
+
+func (e *echo) Head(s *Stream, h *Head, end bool) {
+	*e.n++
+	c := e.c
+	c.BeginHead(s)
+	c.Field(":status", "200")
+	c.Field("Server", "bench")
+	c.Field("Date", "Mon, 01 Jan 2024 00:00:00 GMT")
+	c.Field("Content-Type", "text/plain")
+	c.Field("Content-Length", "1024")
+	c.EndHead(false)
+	c.Write(s, e.body, true)
+}
+func (e *echo) Data(*Stream, []byte, bool)          {}
+func (e *echo) Trailers(*Stream, []Field)           {}
+func (e *echo) Drained(*Stream)                     {}
+func (e *echo) Closed(*Stream, error)               {}
+func (e *echo) Refused(uint32, *Head, *StreamError) {}

@@ -1,0 +1,120 @@
+package h2
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+func seeds() [][]byte {
+	var all [][]byte
+	for _, f := range []func(w *wire){
+		func(w *wire) { w.head(1, true, get("x", "1")...) },
+		func(w *wire) {
+			w.head(1, false, post("content-length", "5")...)
+			_ = w.WriteDataPadded(1, false, []byte("abc"), make([]byte, 9))
+			_ = w.WriteData(1, true, []byte("de"))
+		},
+		func(w *wire) {
+			w.head(1, false, post()...)
+			_ = w.WriteData(1, false, []byte("abc"))
+			w.head(1, true, "x-t", "1")
+			_ = w.WriteRSTStream(1, 8)
+		},
+		func(w *wire) {
+			p := w.fields(get("cookie", "a", "cookie", "b")...)
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p[:3], EndStream: true, PadLength: 3, Priority: http2.PriorityParam{StreamDep: 5}})
+			_ = w.WriteContinuation(1, true, p[3:])
+			_ = w.WriteWindowUpdate(1, 100)
+			_ = w.WritePing(false, [8]byte{1})
+			_ = w.WriteGoAway(0, 0, []byte("bye"))
+		},
+		func(w *wire) {
+			_ = w.WriteSettings(http2.Setting{ID: 4, Val: 7}, http2.Setting{ID: 1, Val: 0})
+			w.head(1, false, get()...)
+			w.head(3, true, get("Bad", "x")...)
+		},
+	} {
+		w := newWire()
+		w.buf.WriteString(Preface)
+		_ = w.WriteSettings()
+		f(w)
+		all = append(all, w.bytes())
+	}
+	return all
+}
+
+// outcome is what a server makes of input that comes in pieces.
+func outcome(t testing.TB, in []byte, piece int) (events string, out []byte) {
+	h := newRecorder()
+	c := New(&Config{Connect: true}, h)
+	h.onHead = func(s *Stream, head *Head, end bool) {
+		for _, f := range head.Fields {
+			if strings.ContainsAny(f.Name+f.Value, "\r\n\x00") || f.Name != strings.ToLower(f.Name) {
+				t.Fatalf("field %q", f)
+			}
+		}
+		if end {
+			sendHead(c, s, false, ":status", "200", "x-path", head.Path)
+			c.Write(s, []byte("hello"), true)
+		}
+	}
+	for len(in) > 0 {
+		n := min(len(in), piece)
+		if c.Receive(in[:n], 0) != nil {
+			break
+		}
+		in = in[n:]
+	}
+	out = output(c)
+	c.Fail(nil)
+	if len(h.streams) > 0 || c.Streams() > 0 {
+		t.Fatalf("%d streams were never closed", len(h.streams))
+	}
+	return whole1(h), out
+}
+
+// Whatever comes, however it is cut: no panic, the same events, and output
+// that x/net can read.
+func FuzzServer(f *testing.F) {
+	for _, s := range seeds() {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		in = append([]byte(Preface+"\x00\x00\x00\x04\x00\x00\x00\x00\x00"), bytes.TrimPrefix(in, []byte(Preface))...)
+		events, out := outcome(t, in, len(in)+1)
+		newReader().text(t, out)
+		for _, piece := range []int{1, 3, 10, 100} {
+			e, o := outcome(t, in, piece)
+			if strings.Contains(e, "data") { // pieces of DATA are as they come
+				continue
+			}
+			if e != events || !bytes.Equal(o, out) {
+				t.Fatalf("in pieces of %d:\n%s\n%x\nwhole:\n%s\n%x", piece, e, o, events, out)
+			}
+		}
+	})
+}
+
+// A client that hears anything but a valid response reports no whole one.
+func FuzzClient(f *testing.F) {
+	w := newWire()
+	w.head(1, false, ":status", "200", "content-length", "3")
+	_ = w.WriteData(1, true, []byte("abc"))
+	f.Add(w.bytes())
+	f.Fuzz(func(t *testing.T, in []byte) {
+		c, h, _, _ := client(t)
+		for range 3 {
+			s, _ := c.Open(nil, false)
+			sendHead(c, s, true, get()...)
+		}
+		_ = c.Receive(in, 0)
+		newReader().text(t, output(c))
+		c.Fail(nil)
+		if len(h.streams) > 0 || c.Streams() > 0 {
+			t.Fatal("streams were never closed")
+		}
+	})
+}
