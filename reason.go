@@ -35,3 +35,38 @@ const (
 	TLSHandshake     Reason = "tls_handshake"      // the client's handshake failed
 	InternalError    Reason = "internal_error"     // 500: a fault of ours
 )
+
+// Reasons of the packet half: why a packet left a program, and its counter.
+// The list is generated into bpf/reason.h and bpf/reason.go by go generate.
+// Append only: a reason's place in the list is its index in a pinned map. The
+// first word of each comment is what happens to the packet.
+const (
+	XDPNotIP        Reason = "xdp_not_ip"         // pass: no whole IPv4 or IPv6 header
+	XDPNotVIP       Reason = "xdp_not_vip"        // pass: the destination is no VIP
+	XDPNoPort       Reason = "xdp_no_port"        // pass: a VIP, but nothing is served at this port; the kernel answers
+	XDPICMP         Reason = "xdp_icmp"           // pass: ICMP that belongs to no flow is answered where it arrives
+	XDPLocal        Reason = "xdp_local"          // pass: the row is ours
+	XDPFound        Reason = "xdp_found"          // pass: one of several owners, and the flow's socket is here
+	XDPReceived     Reason = "xdp_received"       // pass: encapsulated to us as the one owner, or a SYN
+	XDPLastHop      Reason = "xdp_last_hop"       // pass: encapsulated to us as the last of several owners
+	XDPAlone        Reason = "xdp_alone"          // pass: the row has no owner, but slots are served here
+	XDPSent         Reason = "xdp_sent"           // send: encapsulated to the row's owner
+	XDPMissed       Reason = "xdp_missed"         // send: no socket here, on to the previous owner
+	XDPUnresolved   Reason = "xdp_unresolved"     // pass: encapsulated, and the kernel finds the next hop
+	XDPShort        Reason = "xdp_short"          // drop: the packet ends before its headers do
+	XDPBadHeader    Reason = "xdp_bad_header"     // drop: a header contradicts itself
+	XDPBadFlags     Reason = "xdp_bad_flags"      // drop: TCP flags that no segment carries
+	XDPFragment     Reason = "xdp_fragment"       // drop: a fragment to a VIP
+	XDPTooManyParts Reason = "xdp_too_many_parts" // drop: over 4 IPv6 extension headers
+	XDPNoOwner      Reason = "xdp_no_owner"       // drop: the row has no owner
+	XDPHopLimit     Reason = "xdp_hop_limit"      // drop: TTL or hop limit used up
+	XDPTooBig       Reason = "xdp_too_big"        // drop: with the encapsulation over the MTU to the owner
+	XDPHeadroom     Reason = "xdp_headroom"       // drop: the driver leaves no room for encapsulation
+	XDPStranger     Reason = "xdp_stranger"       // drop: encapsulated by somebody who is no peer
+	XDPBadTunnel    Reason = "xdp_bad_tunnel"     // drop: an encapsulation header that is not ours
+	XDPBadTag       Reason = "xdp_bad_tag"        // drop: an encapsulation header of another key
+	XDPBadInner     Reason = "xdp_bad_inner"      // drop: encapsulated, but not a packet to a VIP
+	XDPUnknownHop   Reason = "xdp_unknown_hop"    // drop: the next owner in the header is no peer
+	XDPNoNeighbour  Reason = "xdp_no_neighbour"   // drop: the kernel has no route to the owner
+	XDPNoSlot       Reason = "xdp_no_slot"        // drop: sk_lookup found no listening socket in a bind's slots
+)

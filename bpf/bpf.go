@@ -1,0 +1,116 @@
+// Package bpf holds the kernel half: an XDP program that steers packets, an
+// sk_lookup program that steers new connections to listening sockets, and
+// their maps, compiled and ready to load.
+//
+// The C sources are in this directory; read xdp.c first. The compiled object
+// and its bindings are committed, so that building needs no clang. After a
+// change of a source run go generate (clang 19); a test tells when it was
+// forgotten. Only little-endian objects are built.
+//
+// The types below mirror maps.h; a test compares sizes and offsets.
+package bpf
+
+import "github.com/cilium/ebpf"
+
+//go:generate go run ./gen reasons
+//go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types datapath datapath.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
+//go:generate go run ./gen sum
+
+// Limits of the maps.
+const (
+	Rows      = 65537
+	Peers     = 1024
+	Addresses = 4096
+	Ports     = 16384
+	Binds     = 1024
+	BindSlots = 256
+	Slots     = 16384
+)
+
+// Self is the local index of this node among the peers; 0 is nobody.
+const Self = 1
+
+// TunnelPort is the UDP port of encapsulated packets.
+const TunnelPort = 6080
+
+// Overhead is what encapsulation adds to a packet: of a single hop, and of
+// each further one.
+const (
+	Overhead    = 40
+	HopOverhead = 4
+)
+
+// Address is an IP address in network order; IPv4 is mapped.
+type Address [16]byte
+
+// Flags of a Node.
+const (
+	NodeTunnels = 1 << iota // tags are set: encapsulated packets are sent and taken
+	NodeServes              // at least one slot is live here
+)
+
+// Node is what every packet's way depends on.
+type Node struct {
+	Seed           [2]uint64
+	Address        Address
+	Tag            [2][4]byte // network order
+	View           [2]byte    // network order
+	Flags          uint16
+	_              uint32
+	YoungUntil     uint64
+	UnsettledUntil uint64
+}
+
+// PeerBounce is the flag of a Peer whose interface may send a frame back by
+// XDP_TX.
+const PeerBounce = 1
+
+// Peer is a node of the node set and how frames get there from here.
+type Peer struct {
+	Address    Address
+	ValidUntil uint64 // monotonic ns
+	Ifindex    uint32
+	MTU        uint16
+	Flags      uint16
+	MACs       [2][6]byte // of its frames: to the next hop, from us
+	_          uint32
+}
+
+// PortKey names a port of a VIP: Address is the value in addresses.
+type PortKey struct {
+	Address  uint32
+	Port     [2]byte // network order
+	Protocol uint8
+	_        uint8
+}
+
+// Port is what is served at a VIP's port.
+type Port struct {
+	Flags   uint32
+	Service uint32 // 0: the workers
+}
+
+// BindKey names a bind: the zero Address is any.
+type BindKey struct {
+	Address  Address
+	Port     uint16
+	Protocol uint8
+	_        uint8
+}
+
+// Bind lists the listening sockets of a bind that take new connections: the
+// first Live of Slot are indexes of the slots map.
+type Bind struct {
+	Live uint32
+	Slot [BindSlots]uint16
+}
+
+// Reason is an exit of the programs and what happens to the packet there:
+// pass, send or drop.
+type Reason struct{ Name, Verdict string }
+
+// Objects are the loaded programs and maps.
+type Objects = datapathObjects
+
+// Spec returns what is compiled in, not yet loaded.
+func Spec() (*ebpf.CollectionSpec, error) { return loadDatapath() }

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What we put round a packet to take it to its owner:
+ *
+ *	Ethernet | IPv4 | UDP to TUNNEL_PORT | GUE | path | more hops | the packet
+ *
+ * The path says which hop of how many the outer destination is; the addresses
+ * of the hops after the first follow it. 40 bytes, and 4 per further hop.
+ */
+#pragma once
+
+#include "parse.h"
+
+#define HOPS 3			/* owners in a chain */
+#define PATH_VERSION 0x10	/* the lower four bits are flags; none yet */
+#define SOURCE_PORTS 0xc000	/* the lower 14 bits are of the flow's hash */
+#define OUTER_TTL 64
+
+/* Generic UDP Encapsulation, version 0, no control message. */
+struct gue {
+	__u8 words;		/* how many 32-bit words follow this header */
+	__u8 protocol;		/* IPPROTO_IPIP or IPPROTO_IPV6 */
+	__be16 flags;		/* none: all that follows is ours */
+};
+
+struct path {
+	__u8 version;		/* and flags */
+	__u8 place;		/* hops << 4 | index of the outer destination among them */
+	__be16 view;		/* of the sender's epochs */
+	__be32 tag;		/* proves that the sender has the cluster's key */
+};
+
+struct outer {
+	struct iphdr ip;
+	struct udphdr udp;
+	struct gue gue;
+	struct path path;
+};
+_Static_assert(sizeof(struct outer) == 40, "struct outer");
+
+#define PATH_WORDS (sizeof(struct path) / 4)
+
+INLINE __u16 checksum(const struct iphdr *ip)
+{
+	const __u16 *half = (const void *)ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < sizeof(*ip) / 2; i++)
+		sum += half[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~(sum + (sum >> 16));
+}
+
+INLINE void write_outer_ip(struct iphdr *ip, __be32 from, __be32 to, __u16 length)
+{
+	*ip = (struct iphdr){
+		.version = 4,
+		.ihl = 5,
+		.tot_len = be16(length),
+		.frag_off = be16(0x4000),	/* never fragmented */
+		.ttl = OUTER_TTL,
+		.protocol = IPPROTO_UDP,
+		.saddr = from,
+		.daddr = to,
+	};
+	ip->check = checksum(ip);
+}
+
+/* Takes one from the TTL or hop limit of the packet; 0: it had none to give. */
+INLINE int age(void *packet)
+{
+	struct iphdr *ip = packet;
+	struct ipv6hdr *ip6 = packet;
+	__u32 sum;
+
+	if (ip->version == 6) {
+		if (ip6->hop_limit <= 1)
+			return 0;
+		ip6->hop_limit--;
+		return 1;
+	}
+	if (ip->ttl <= 1)
+		return 0;
+	ip->ttl--;
+	sum = ip->check + be16(0x0100);	/* RFC 1141 */
+	ip->check = sum + (sum >= 0xffff);
+	return 1;
+}

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The hash of a flow: SipHash-1-3, keyed by the cluster's secret, over source
+ * address, destination address, source port, destination port and protocol as
+ * they are on the wire. l4/hash.go is the same function.
+ */
+#pragma once
+
+#include "maps.h"
+
+struct sip {
+	__u64 a, b, c, d;
+};
+
+INLINE __u64 rotate(__u64 x, int n)
+{
+	return x << n | x >> (64 - n);
+}
+
+INLINE void sip_round(struct sip *s)
+{
+	s->a += s->b; s->b = rotate(s->b, 13); s->b ^= s->a; s->a = rotate(s->a, 32);
+	s->c += s->d; s->d = rotate(s->d, 16); s->d ^= s->c;
+	s->a += s->d; s->d = rotate(s->d, 21); s->d ^= s->a;
+	s->c += s->b; s->b = rotate(s->b, 17); s->b ^= s->c; s->c = rotate(s->c, 32);
+}
+
+INLINE void sip_word(struct sip *s, __u64 word)
+{
+	s->d ^= word;
+	sip_round(s);
+	s->a ^= word;
+}
+
+INLINE __u64 pair(__be32 first, __be32 second)
+{
+	return (__u64)second << 32 | first;
+}
+
+INLINE __u64 flow_hash(const struct node *node, const struct address *src, const struct address *dst,
+		       __be16 sport, __be16 dport, __u8 protocol)
+{
+	__u64 last = (__u64)protocol << 32 | (__u64)dport << 16 | sport;
+	struct sip s = {
+		node->seed[0] ^ 0x736f6d6570736575ULL,
+		node->seed[1] ^ 0x646f72616e646f6dULL,
+		node->seed[0] ^ 0x6c7967656e657261ULL,
+		node->seed[1] ^ 0x7465646279746573ULL,
+	};
+
+	if (dst->word[2] == MAPPED && !dst->word[0] && !dst->word[1]) {
+		sip_word(&s, pair(src->word[3], dst->word[3]));
+		sip_word(&s, last | 13ULL << 56);	/* bytes in all */
+	} else {
+		sip_word(&s, pair(src->word[0], src->word[1]));
+		sip_word(&s, pair(src->word[2], src->word[3]));
+		sip_word(&s, pair(dst->word[0], dst->word[1]));
+		sip_word(&s, pair(dst->word[2], dst->word[3]));
+		sip_word(&s, last | 37ULL << 56);
+	}
+	s.c ^= 0xff;
+	sip_round(&s);
+	sip_round(&s);
+	sip_round(&s);
+	return s.a ^ s.b ^ s.c ^ s.d;
+}
+
+/* The upper half of the hash chooses the row: its value modulo ROWS, 2^16 + 1. */
+INLINE __u32 row_of(__u64 hash)
+{
+	__u32 high = hash >> 48, low = hash >> 32 & 0xffff;
+
+	return low >= high ? low - high : low + ROWS - high;
+}
+
+/* The lower half chooses one of n slots. */
+INLINE __u32 slot_of(__u64 hash, __u32 n)
+{
+	return (hash & 0xffffffff) * n >> 32;
+}

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The maps: what user space and the programs agree on. bpf.go has the same
+ * structs; a test compares sizes and offsets. A change that an older program
+ * would misread needs a new version of the pins' directory (v1).
+ */
+#pragma once
+
+#include "kernel.h"
+#include "reason.h"
+
+#define ROWS 65537	/* a prime: hash buckets of the node set */
+#define PEERS 1024	/* local indexes; 0 is nobody */
+#define SELF 1		/* the local index of this node */
+#define ADDRESSES 4096	/* VIP addresses */
+#define PORTS 16384	/* VIP address, port, protocol */
+#define BINDS 1024	/* listening addresses and ports */
+#define BIND_SLOTS 256	/* listening sockets of one bind */
+#define SLOTS 16384	/* listening sockets in all */
+
+/* An IP address; IPv4 is mapped (::ffff:a.b.c.d). */
+struct address {
+	__be32 word[4];
+};
+
+#define MAPPED be32(0xffff)	/* word[2] of an IPv4 address */
+
+INLINE struct address mapped(__be32 ip)
+{
+	return (struct address){ { 0, 0, MAPPED, ip } };
+}
+
+#define NODE_TUNNELS 1	/* tags are set: encapsulated packets are sent and taken */
+#define NODE_SERVES 2	/* at least one slot is live here */
+
+/* What every packet's way depends on. One writer, stores of whole words. */
+struct node {
+	__u64 seed[2];		/* of flow_hash; a secret of the cluster */
+	struct address address;	/* where peers send encapsulated packets */
+	__be32 tag[2];		/* the current one, then one that is rotated out */
+	__be16 view;		/* digest of the epochs that the rows were made of */
+	__u16 flags;		/* NODE_* */
+	__u32 unused;
+	__u64 young_until;	/* rules for young rows end here (monotonic ns) */
+	__u64 unsettled_until;	/* misses are held back until here (monotonic ns) */
+};
+_Static_assert(sizeof(struct node) == 64, "struct node");
+
+/* The addresses of an Ethernet header: destination, source. */
+struct macs {
+	__u32 word[3];
+};
+
+#define PEER_BOUNCE 1	/* its interface may send a frame back with XDP_TX */
+
+/* A node of the node set, and how frames get there from here. */
+struct peer {
+	struct address address;
+	__u64 valid_until;	/* the rest holds until then (monotonic ns) */
+	__u32 ifindex;
+	__u16 mtu;		/* of the way there: the longest outer IP packet */
+	__u16 flags;		/* PEER_* */
+	struct macs macs;	/* of its frames: to the next hop, from us */
+	__u32 unused;
+};
+_Static_assert(sizeof(struct peer) == 48, "struct peer");
+
+/* Key of `ports`. Port 0 is any port that has no entry of its own. */
+struct port_key {
+	__u32 address;		/* value of `addresses` */
+	__be16 port;
+	__u8 protocol;
+	__u8 unused;
+};
+_Static_assert(sizeof(struct port_key) == 8, "struct port_key");
+
+/* What is served at a VIP's port. */
+struct port {
+	__u32 flags;		/* none yet */
+	__u32 service;		/* 0: the workers, by the rows of the node set */
+};
+_Static_assert(sizeof(struct port) == 8, "struct port");
+
+/* Key of `binds`. Address 0 is any address. */
+struct bind_key {
+	struct address address;
+	__u16 port;		/* host order, as sk_lookup has it */
+	__u8 protocol;
+	__u8 unused;
+};
+_Static_assert(sizeof(struct bind_key) == 20, "struct bind_key");
+
+/* The listening sockets of a bind that take new connections. */
+struct bind {
+	__u32 live;		/* how many of slot[] are filled */
+	__u16 slot[BIND_SLOTS];	/* indexes of `slots` */
+};
+_Static_assert(sizeof(struct bind) == 516, "struct bind");
+
+#define MAP_DEFINITION(kind, key_type, value_type, count, bits)      \
+	struct {                                                     \
+		uint_field(type, kind);                              \
+		type_field(key, key_type);                           \
+		type_field(value, value_type);                       \
+		uint_field(max_entries, count);                      \
+		uint_field(map_flags, bits);                         \
+	}
+
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct node, 1, BPF_F_MMAPABLE) node SEC(".maps");
+
+/* cur | prev1 | prev2 | flags, 16 bits each from the lowest: local indexes of peers. */
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(".maps");
+
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS, BPF_F_MMAPABLE) peers SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, __u32, PEERS, 0) peer_index SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, __u32, ADDRESSES, 0) addresses SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct port_key, struct port, PORTS, 0) ports SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct bind_key, struct bind, BINDS, 0) binds SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_SOCKMAP, __u32, __u64, SLOTS, 0) slots SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0) counters SEC(".maps");
+
+INLINE struct node *this_node(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&node, &zero);
+}
+
+INLINE void count(__u32 reason)
+{
+	__u64 *n = bpf_map_lookup_elem(&counters, &reason);
+
+	if (n)
+		(*n)++;
+}
