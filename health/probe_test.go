@@ -1,0 +1,125 @@
+package health
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cirque-lb/lb"
+)
+
+var sockets = prober{dial: (&net.Dialer{}).DialContext}
+
+func TestProbesOverRealSockets(t *testing.T) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/healthz" && !r.Close:
+			http.Error(w, "the connection stays open", http.StatusBadRequest)
+		case r.Host == "wanted.example":
+			w.WriteHeader(http.StatusTeapot)
+		case r.URL.Path != "/healthz":
+			http.NotFound(w, r)
+		}
+	})
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	secure := httptest.NewUnstartedServer(handler)
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(secure.Certificate())
+	closed := httptest.NewServer(handler)
+	closed.Close()
+	socket := filepath.Join(t.TempDir(), "s")
+	local, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	go http.Serve(local, handler)
+
+	for _, test := range []struct {
+		name    string
+		address string
+		change  func(*Target)
+		saw     string
+		err     string
+	}{
+		{"http", server.Listener.Addr().String(), nil, "status 200", ""},
+		{"http, not expected", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP = "/" }, "", "status 404, expected 200-299"},
+		{"http with a host and a status of its own", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Host, t.Check.Expect = "/", "wanted.example", lb.StatusRange{From: 418, To: 418}
+		}, "status 418", ""},
+		{"http on a unix socket", "unix:" + socket, nil, "status 200", ""},
+		{"http over tls", secure.Listener.Addr().String(), func(t *Target) { t.TLS = &tls.Config{RootCAs: roots} }, "status 200", ""},
+		{"tls, not trusted", secure.Listener.Addr().String(), func(t *Target) { t.TLS = &tls.Config{} }, "", "connect: tls: "},
+		{"http to tls", secure.Listener.Addr().String(), nil, "", "status 400, expected 200-299"},
+		{"tcp", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP = "" }, "connected", ""},
+		{"refused", closed.Listener.Addr().String(), nil, "", "connect: connection refused"},
+		{"no such socket", "unix:" + socket + "x", nil, "", "connect: no such file or directory"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			what := toProbe(test.address)
+			if test.change != nil {
+				test.change(&what)
+			}
+			saw, err := sockets.probe(t.Context(), what)
+			if saw != test.saw || (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) {
+				t.Errorf("got %q, %v; want %q, %q", saw, err, test.saw, test.err)
+			}
+		})
+	}
+}
+
+func TestGRPC(t *testing.T) {
+	answers := map[string]struct {
+		frame  string
+		status string
+	}{
+		"":     {"\x00\x00\x00\x00\x02\x08\x01", "0"},
+		"shop": {"\x00\x00\x00\x00\x02\x08\x02", "0"},
+		"none": {"", "5"},
+	}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		frame := make([]byte, 64)
+		n, _ := r.Body.Read(frame)
+		service := ""
+		if n > 7 {
+			service = string(frame[7:n])
+		}
+		if r.ProtoMajor != 2 || r.URL.Path != "/grpc.health.v1.Health/Check" || r.Header.Get("content-type") != "application/grpc" {
+			t.Errorf("request: %s %s %v", r.Proto, r.URL.Path, r.Header)
+		}
+		w.Header().Set("content-type", "application/grpc")
+		w.Header().Set("Trailer:grpc-status", answers[service].status)
+		w.Write([]byte(answers[service].frame))
+	}))
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	defer server.Close()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+
+	for _, test := range []struct{ address, service, saw, err string }{
+		{server.Listener.Addr().String(), "", "serving", ""},
+		{server.Listener.Addr().String(), "shop", "", "not serving"},
+		{server.Listener.Addr().String(), "none", "", `grpc-status "5"`},
+		{plain.Listener.Addr().String(), "", "", "call: "},
+	} {
+		what := toProbe(test.address)
+		what.Check.HTTP, what.Check.GRPC = "", &test.service
+		saw, err := sockets.probe(t.Context(), what)
+		if saw != test.saw || (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) {
+			t.Errorf("%q: got %q, %v; want %q, %q", test.service, saw, err, test.saw, test.err)
+		}
+	}
+}
