@@ -27,11 +27,9 @@ type decoder struct {
 	errs   Errors
 	failed map[ast.Node]bool // an error points at it
 
-	path     string // pools.*.check, to look up what is not available
-	depth    int
-	aliases  int      // that we are inside of
-	expanded int      // values read inside aliases
-	refused  ast.Node // the last one
+	path    string // pools.*.check, to look up what is not available
+	depth   int
+	refused ast.Node // the last one
 }
 
 // maxErrors bounds how many errors one document gives.
@@ -60,11 +58,16 @@ func (d *decoder) report(n ast.Node, code, hint, format string, args ...any) {
 
 // value reads n into v, which is addressable.
 func (d *decoder) value(n ast.Node, v reflect.Value, f field) {
-	n, aliased, ok := d.plain(n)
-	if !ok || !d.enter(n, aliased) {
+	n, ok := d.plain(n)
+	if !ok {
 		return
 	}
-	defer d.leave(aliased)
+	if d.depth == maxDepth {
+		d.errorf(n, CodeTooDeep, "", "values nest deeper than %d levels", maxDepth)
+		return
+	}
+	d.depth++
+	defer func() { d.depth-- }()
 	d.places[v.Addr().Interface()] = Node{d.doc, n}
 	d.refuseUnavailable(n)
 
@@ -96,55 +99,21 @@ func (d *decoder) value(n ast.Node, v reflect.Value, f field) {
 }
 
 // plain follows anchors and aliases to the value and refuses tags.
-func (d *decoder) plain(n ast.Node) (value ast.Node, aliased, ok bool) {
+func (d *decoder) plain(n ast.Node) (ast.Node, bool) {
 	for {
 		switch t := n.(type) {
 		case nil:
-			return nil, false, false
+			return nil, false
 		case *ast.AnchorNode:
 			n = t.Value
 		case *ast.AliasNode:
-			n, aliased = d.doc.anchors[t], true
+			n = d.doc.anchors[t]
 		case *ast.TagNode:
 			d.errorf(t, CodeYAML, "remove the tag", "YAML tags are not supported")
-			return nil, false, false
+			return nil, false
 		default:
-			return n, aliased, true
+			return n, true
 		}
-	}
-}
-
-// enter counts a value; it refuses what nests too deep or comes out of too
-// many aliases.
-func (d *decoder) enter(n ast.Node, aliased bool) bool {
-	if aliased {
-		d.aliases++
-	}
-	d.depth++
-	if d.aliases > 0 {
-		d.expanded++
-	}
-	ok := true
-	switch {
-	case d.depth > maxDepth:
-		d.errorf(n, CodeTooDeep, "", "values nest deeper than %d levels", maxDepth)
-		ok = false
-	case d.expanded == maxExpanded+1:
-		d.errorf(n, CodeTooDeep, "", "aliases stand for more than %d values", maxExpanded)
-		ok = false
-	case d.expanded > maxExpanded:
-		ok = false
-	}
-	if !ok {
-		d.leave(aliased)
-	}
-	return ok
-}
-
-func (d *decoder) leave(aliased bool) {
-	d.depth--
-	if aliased {
-		d.aliases--
 	}
 }
 
@@ -174,11 +143,11 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, f field, read reader) {
 		return
 	}
 	if err := read(text, v); err != nil {
-		d.errorf(n, err.code, err.hint, "%s", strings.ReplaceAll(err.message, "%s", f.title()))
+		d.errorf(n, err.code, err.hint, "%s", strings.Replace(err.message, "%s", f.title(), 1))
 		return
 	}
 	if err := f.check(v); err != nil {
-		d.errorf(n, err.code, err.hint, "%s", strings.ReplaceAll(err.message, "%s", f.title()))
+		d.errorf(n, err.code, err.hint, "%s", strings.Replace(err.message, "%s", f.title(), 1))
 	}
 }
 

@@ -145,7 +145,10 @@ func (d *document) resolve() *Error {
 	r := resolver{doc: d, named: map[string]ast.Node{}}
 	d.anchors = map[*ast.AliasNode]ast.Node{}
 	ast.Walk(&r, d.root)
-	return r.err
+	if r.err != nil || len(d.anchors) == 0 {
+		return r.err
+	}
+	return d.checkExpansion()
 }
 
 type resolver struct {
@@ -170,6 +173,61 @@ func (r *resolver) Visit(n ast.Node) ast.Visitor {
 		return nil
 	}
 	return r
+}
+
+// checkExpansion bounds how many values the aliases stand for, before anybody
+// walks them.
+func (d *document) checkExpansion() *Error {
+	e := expansion{doc: d, known: map[ast.Node]int{}}
+	if _, expanded := e.count(d.root); expanded <= maxExpanded {
+		return nil
+	}
+	return d.errorNode(e.largest, CodeTooDeep, fmt.Sprintf("aliases stand for more than %d values", maxExpanded), "")
+}
+
+// expansion counts values: those that stand in the text, and those that
+// aliases repeat.
+type expansion struct {
+	doc       *document
+	known     map[ast.Node]int // what an alias stands for -> its values
+	largest   ast.Node         // the alias that stands for the most
+	largestOf int
+}
+
+func (e *expansion) count(n ast.Node) (plain, expanded int) {
+	var inside []ast.Node
+	switch n := n.(type) {
+	case *ast.MappingNode:
+		for _, m := range n.Values {
+			inside = append(inside, m.Value)
+		}
+	case *ast.SequenceNode:
+		inside = n.Values
+	case *ast.AnchorNode:
+		return e.count(n.Value)
+	case *ast.TagNode:
+		return e.count(n.Value)
+	case *ast.AliasNode:
+		return 0, e.alias(n)
+	}
+	plain = 1
+	for _, c := range inside {
+		p, x := e.count(c)
+		plain, expanded = plain+p, min(expanded+x, 2*maxExpanded)
+	}
+	return plain, expanded
+}
+
+func (e *expansion) alias(n *ast.AliasNode) int {
+	target := e.doc.anchors[n]
+	if _, ok := e.known[target]; !ok {
+		plain, expanded := e.count(target)
+		e.known[target] = plain + expanded
+	}
+	if size := e.known[target]; size > e.largestOf {
+		e.largest, e.largestOf = n, size
+	}
+	return e.known[target]
 }
 
 // errorNode points at a node.

@@ -89,6 +89,6 @@ func (f *FilterSpec) decodeNode(d *decoder, n ast.Node) {
 		d.errorf(n, CodeType, "begin each filter with - ", "a filter is one name with its settings; here are %d", len(entries))
 	default:
 		f.Name, f.place = entries[0].key, Node{d.doc, entries[0].node.Key}
-		f.Node.node, _, _ = d.plain(entries[0].node.Value)
+		f.Node.node, _ = d.plain(entries[0].node.Value)
 	}
 }

@@ -92,9 +92,9 @@ func (p *parse) read(file string, data []byte, choose func(key string) section) 
 	d.failed = p.failed
 	defer func() {
 		p.errs = append(p.errs, d.errs...)
-		p.partial = p.partial || d.expanded > maxExpanded || len(d.errs) >= maxErrors
+		p.partial = p.partial || len(d.errs) >= maxErrors
 	}()
-	root, _, ok := d.plain(doc.root)
+	root, ok := d.plain(doc.root)
 	if !ok {
 		return
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 )
 
-// valueError is what is wrong with one value; %s in the message is its name.
+// valueError is what is wrong with one value; the first %s in the message is
+// its name.
 type valueError struct{ code, message, hint string }
 
 // reader sets v from a scalar's text.
@@ -107,7 +108,7 @@ func readString(text string, v reflect.Value) *valueError { v.SetString(text); r
 
 func readText(text string, v reflect.Value) *valueError {
 	if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
-		return &valueError{CodeText, "%s: " + strings.ReplaceAll(err.Error(), "%s", "% s"), ""}
+		return &valueError{CodeText, "%s: " + err.Error(), ""}
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package lb
 import (
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -117,15 +119,18 @@ func (f field) setPreset(v reflect.Value) {
 
 // check holds a value against the field's bounds.
 func (f field) check(v reflect.Value) *valueError {
-	if f.one != nil && v.Kind() == reflect.String {
-		for _, c := range f.one {
-			if v.String() == c {
-				return nil
-			}
-		}
-		return &valueError{CodeChoice, fmt.Sprintf("%%s %q does not exist", v.String()), nearest(v.String(), f.one)}
+	if f.one == nil {
+		return f.checkRange(v)
 	}
-	return f.checkRange(v)
+	text := fmt.Sprint(v.Interface())
+	if slices.Contains(f.one, text) {
+		return nil
+	}
+	shown := text
+	if v.Kind() == reflect.String {
+		shown = strconv.Quote(text)
+	}
+	return &valueError{CodeChoice, "%s cannot be " + shown, nearest(text, f.one)}
 }
 
 // checkRange holds numbers against the bounds, and the length of text.

@@ -77,8 +77,8 @@ func sameBut(a, b *document, path ...string) bool {
 }
 
 func sameNodes(a, b Node, but []string) bool {
-	a.node, _, _ = newDecoder(a.doc, nil).plain(a.node)
-	b.node, _, _ = newDecoder(b.doc, nil).plain(b.node)
+	a.node, _ = newDecoder(a.doc, nil).plain(a.node)
+	b.node, _ = newDecoder(b.doc, nil).plain(b.node)
 	if a.node == nil || b.node == nil {
 		return a.node == b.node
 	}
