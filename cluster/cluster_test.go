@@ -11,10 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/cirque-lb/lb"
 )
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // brisk is a cluster in a hurry: a dead node is found within a second.
 var brisk = timing{
@@ -253,8 +257,9 @@ func TestAPartitionHealsAndKeepsBothPasts(t *testing.T) {
 }
 
 func TestARestartAloneKeepsTheEpochs(t *testing.T) {
+	dir := t.TempDir() // before the network: it is removed after the nodes stopped
 	n := newNetwork(t)
-	file := func(o *Options) { o.StateFile = filepath.Join(t.TempDir(), "epochs") }
+	file := func(o *Options) { o.StateFile = filepath.Join(dir, o.Self.Name) }
 	var saved Options
 	n.start("a", file, func(o *Options) { saved = *o })
 	n.start("b")
