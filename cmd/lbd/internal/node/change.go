@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -237,11 +236,4 @@ func restartNotes(booted, then *lb.Config) []string {
 		return nil
 	}
 	return []string{strings.Join(changed, ", ") + ": these settings take effect when lbd restarts"}
-}
-
-// documentErrors are the places of what is wrong with a document.
-func documentErrors(err error) []*lb.Error {
-	var errs lb.Errors
-	errors.As(err, &errs)
-	return errs
 }

@@ -108,7 +108,7 @@ type pathState struct {
 // liveness is since when this node has had no live slot.
 type liveness struct {
 	goneSince time.Time // zero: there is one
-	gone      bool      // for longer than slotsGoneAfter
+	gone      bool      // for longer than slotsGoneAfter, or since the start
 }
 
 // troubles are lines that stay until what they are about is mended.
@@ -141,7 +141,7 @@ func New(o Options) (*Node, error) {
 		requests: make(chan func()), noted: make(chan struct{}, 1),
 		serving: make(chan struct{}), stopped: make(chan struct{}),
 		changes: newGate(), orders: newGate(),
-		overlay: o.State.overlay, paths: pathState{force: true}, troubles: troubles{loading: o.State.told},
+		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
 	}
 	n.running = running{source: o.State.source, generation: o.State.current.Generation, config: c}
 	n.publish(Decision{})

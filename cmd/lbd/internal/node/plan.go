@@ -17,7 +17,7 @@ type Facts struct {
 
 	Health    map[lb.BackendID]lb.Health
 	Sockets   []lb.SteeredBind
-	SlotsGone bool // no slot has been live for a while
+	SlotsGone bool // no slot is live, and that is no mere moment
 	Clustered bool
 	Epochs    []lb.Epoch
 	Seed      [16]byte
@@ -41,10 +41,10 @@ type Decision struct {
 func Plan(f Facts) Decision {
 	d := Decision{Targets: targets(f.Config), State: state(f)}
 	d.Steering, d.Notes = steering(f)
-	slots, live := slots(f.Sockets)
-	d.Ready = live > 0
-	if !d.State.Draining && !f.SlotsGone {
-		d.Weight = slots
+	slots, _ := slots(f.Sockets)
+	d.Ready = slots > 0 && !f.SlotsGone
+	if d.Ready && !d.State.Draining {
+		d.Weight = slots // configured ones: a worker's crash moves no row
 	}
 	d.Notes = append(d.Notes, configNotes(f.Config)...)
 	return d

@@ -1,0 +1,248 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/cirque-lb/lb"
+)
+
+// diary is what the fakes were told, in order.
+type diary struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (d *diary) add(format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+}
+
+func (d *diary) take() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	text := strings.Join(d.lines, "\n")
+	d.lines = nil
+	if text == "" {
+		return ""
+	}
+	return text + "\n"
+}
+
+// fakeFleet is workers that build what they are told to refuse, or do not.
+type fakeFleet struct {
+	diary   *diary
+	changed chan struct{}
+	events  chan lb.Event
+
+	mu      sync.Mutex // guards the fields below
+	refuse  string     // the next Apply or Upgrade fails with it
+	sockets []lb.SteeredBind
+	live    []bool
+	stats   lb.Stats
+	block   chan struct{} // Apply waits for it
+}
+
+func newFakeFleet(d *diary) *fakeFleet {
+	return &fakeFleet{diary: d, changed: make(chan struct{}, 1), events: make(chan lb.Event, 8), live: []bool{true, true}}
+}
+
+func (f *fakeFleet) Apply(ctx context.Context, u Update) error {
+	f.mu.Lock()
+	block := f.block
+	f.mu.Unlock()
+	if block != nil {
+		<-block
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != "" {
+		defer func() { f.refuse = "" }()
+		return errors.New(f.refuse)
+	}
+	if err := u.Persist(); err != nil {
+		return err
+	}
+	f.sockets = nil
+	for i, l := range u.Config.Listeners {
+		f.sockets = append(f.sockets, lb.SteeredBind{Bind: l.Bind, Sockets: []int{100 * (i + 1), 100*(i+1) + 1}, Live: slices.Clone(f.live)})
+	}
+	f.diary.add("fleet: generation %d, %s, files %d", u.Generation, pools(u.Config), len(u.Files))
+	f.token()
+	return nil
+}
+
+func pools(c *lb.Config) string {
+	var all []string
+	for _, p := range c.Pools {
+		for _, b := range p.Backends {
+			all = append(all, fmt.Sprintf("%s*%d", b.ID(p.Name), b.Weight))
+		}
+	}
+	return strings.Join(all, " ")
+}
+
+func (f *fakeFleet) token() {
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (f *fakeFleet) SetState(s lb.State) {
+	var all []string
+	for _, id := range sortedIDs(s.Health) {
+		all = append(all, fmt.Sprintf("%s=%s", id, s.Health[id]))
+	}
+	for _, id := range sortedIDs(s.Admin) {
+		a := s.Admin[id]
+		all = append(all, fmt.Sprintf("%s drain=%v disable=%v", id, a.Drain, a.Disable))
+	}
+	if s.Draining {
+		all = append(all, "draining")
+	}
+	if s.Cut {
+		all = append(all, "cut")
+	}
+	f.diary.add("fleet: state [%s]", strings.Join(all, ", "))
+}
+
+func (f *fakeFleet) Upgrade(ctx context.Context, binary string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != "" {
+		defer func() { f.refuse = "" }()
+		return errors.New(f.refuse)
+	}
+	f.diary.add("fleet: upgrade %q", binary)
+	return nil
+}
+
+func (f *fakeFleet) Stats() lb.Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats
+}
+
+func (f *fakeFleet) Crew() []Worker {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	state := "ready"
+	if !slices.Contains(f.live, true) {
+		state = "down"
+	}
+	return []Worker{{Crew: 1, Index: 0, PID: 4711, State: state, Ready: state == "ready", Slots: []int{0, 1}}}
+}
+
+func (f *fakeFleet) Sockets() []lb.SteeredBind {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.sockets)
+}
+
+func (f *fakeFleet) Notes() []string          { return nil }
+func (f *fakeFleet) Changed() <-chan struct{} { return f.changed }
+func (f *fakeFleet) Events() <-chan lb.Event  { return f.events }
+func (f *fakeFleet) set(change func()) {
+	f.mu.Lock()
+	change()
+	for i := range f.sockets {
+		f.sockets[i].Live = slices.Clone(f.live)
+	}
+	f.mu.Unlock()
+	f.token()
+}
+
+// fakeMonitor says what it was told to say.
+type fakeMonitor struct {
+	diary  *diary
+	mu     sync.Mutex // guards health
+	health map[lb.BackendID]lb.Health
+}
+
+func (m *fakeMonitor) Update(t []Target) { m.diary.add("monitor: %d targets", len(t)) }
+
+func (m *fakeMonitor) Health() map[lb.BackendID]lb.Health {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := map[lb.BackendID]lb.Health{}
+	for id, h := range m.health {
+		out[id] = h
+	}
+	return out
+}
+
+func (m *fakeMonitor) Report() []Report { return nil }
+
+func (m *fakeMonitor) set(id lb.BackendID, h lb.Health) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.health[id] = h
+}
+
+// fakeDatapath notes what it was told; err is what Apply answers.
+type fakeDatapath struct {
+	diary *diary
+	mu    sync.Mutex // guards err
+	err   error
+}
+
+func (d *fakeDatapath) Apply(s lb.Steering) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		d.diary.add("datapath: error %v", d.err)
+		return d.err
+	}
+	var live []string
+	for _, b := range s.Binds {
+		live = append(live, fmt.Sprintf("%s %v", b.Bind, b.Live))
+	}
+	d.diary.add("datapath: vips %v binds [%s] epochs %d", s.VIPs, strings.Join(live, ", "), len(s.Epochs))
+	return nil
+}
+
+func (d *fakeDatapath) set(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+}
+
+func (d *fakeDatapath) Fastpath() Fastpath { return Fastpath{Mode: "native"} }
+func (d *fakeDatapath) Explain(lb.Tuple) Path {
+	return Path{Row: 7, Chain: []string{"edge-1"}, Slot: 1}
+}
+func (d *fakeDatapath) Samples() []lb.Sample { return nil }
+
+// fakeCluster is a cluster of two.
+type fakeCluster struct {
+	diary   *diary
+	changed chan struct{}
+	mu      sync.Mutex // guards epochs
+	epochs  []lb.Epoch
+}
+
+func (c *fakeCluster) SetReady(r bool)          { c.diary.add("cluster: ready %v", r) }
+func (c *fakeCluster) SetWeight(w int)          { c.diary.add("cluster: weight %d", w) }
+func (c *fakeCluster) Changed() <-chan struct{} { return c.changed }
+func (c *fakeCluster) Seed() [16]byte           { return [16]byte{1} }
+func (c *fakeCluster) Tags() []uint32           { return []uint32{1} }
+
+func (c *fakeCluster) Epochs() []lb.Epoch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epochs
+}
+
+func (c *fakeCluster) Peers() []Peer {
+	return []Peer{
+		{Name: "edge-1", State: "alive", Self: true, Ready: true},
+		{Name: "edge-2", State: "alive", Ready: true, Address: netip.MustParseAddr("10.0.0.12")},
+	}
+}
