@@ -136,6 +136,10 @@ func (c *Conn) Connect() bool { return c.peerConnect }
 // Settled says whether the peer's SETTINGS came.
 func (c *Conn) Settled() bool { return c.settled }
 
+// Partial says that the peer has begun something that it has not ended: its
+// preface, a frame or a header section. A body is none of these.
+func (c *Conn) Partial() bool { return !c.settled || c.in != nil || c.block.id != 0 }
+
 // Streams returns how many streams are open.
 func (c *Conn) Streams() int { return len(c.streams) }
 

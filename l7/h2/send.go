@@ -117,6 +117,7 @@ func endFlag(end bool) byte {
 // sentData takes n bytes off the windows.
 func (c *Conn) sentData(s *Stream, n int) {
 	s.sendWindow -= int64(n)
+	s.sent += int64(n)
 	c.sendWindow -= int64(n)
 	if n >= smallFrame || s.queue.size == 0 {
 		c.budget.earn(3, c.config.Control)

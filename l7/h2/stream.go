@@ -20,6 +20,7 @@ type Stream struct {
 
 	// The way out.
 	sendWindow int64
+	sent       int64
 	queue      queue
 	trailers   []Field // wait behind queue
 	next, prev *Stream // in Conn.ready
@@ -50,6 +51,13 @@ func (s *Stream) ID() uint32 { return s.id }
 
 // Buffered returns how many bytes wait to be sent on s.
 func (s *Stream) Buffered() int { return s.queue.size }
+
+// Sent returns how many body bytes went out: it shows whether the peer takes
+// what is Buffered.
+func (s *Stream) Sent() int64 { return s.sent }
+
+// Finished says that the end of our message was written or queued.
+func (s *Stream) Finished() bool { return s.has(sendEnd | endQueued) }
 
 // add makes a stream.
 func (c *Conn) add(id uint32) *Stream {
