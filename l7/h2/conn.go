@@ -179,6 +179,9 @@ func (c *Conn) DrainNow() {
 	c.out.b = appendGoaway(c.room(), last, NoError, "")
 }
 
+// Close ends the connection by our own will: streams are told, GOAWAY is queued.
+func (c *Conn) Close(code ErrCode) { c.fail(code, "") }
+
 func (c *Conn) pong(v uint64) {
 	c.pongs++
 	if v == drainPing && c.draining {

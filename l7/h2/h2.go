@@ -51,8 +51,8 @@ type Handler interface {
 	Data(s *Stream, p []byte, end bool)
 	// Trailers ends a message with a trailer section.
 	Trailers(s *Stream, fields []Field)
-	// Drained says that what was queued on s has fallen to its low mark.
-	Drained(s *Stream)
+	// StreamDrained says that what was queued on s has fallen to its low mark.
+	StreamDrained(s *Stream)
 	// Closed is the last word about s, whose pointer must be dropped: nil when
 	// both halves ended, else a *StreamError, or what broke the connection.
 	// It is not called for streams that the owner reset.

@@ -50,7 +50,7 @@ func (r *recorder) Data(s *Stream, p []byte, end bool) {
 
 func (r *recorder) Trailers(s *Stream, f []Field) { r.note("%d trailers%s", s.ID(), fieldText(f)) }
 
-func (r *recorder) Drained(s *Stream) {
+func (r *recorder) StreamDrained(s *Stream) {
 	if r.drained != nil {
 		r.drained(s)
 	}

@@ -103,7 +103,7 @@ func (c *Conn) sendQueued(s *Stream) {
 		c.sleep(s)
 	}
 	if s.queue.size <= lowMark {
-		c.handler.Drained(s)
+		c.handler.StreamDrained(s)
 	}
 }
 
@@ -142,7 +142,7 @@ func (c *Conn) sentEnd(s *Stream) {
 }
 
 // Write queues body bytes, which are copied. Stop when Buffered is high;
-// Drained tells when to go on.
+// StreamDrained tells when to go on.
 func (c *Conn) Write(s *Stream, p []byte, end bool) {
 	if s.has(gone|sendEnd|endQueued) || c.err != nil || c.failed {
 		return
