@@ -1,14 +1,252 @@
 // Package loop is the reactor: one epoll loop per thread, with connections, a
-// timer wheel, buffers and cross-thread wake-ups. Start at Loop.Run.
+// timer wheel, buffers and cross-thread wake-ups.
 //
-// A Loop and all that belongs to it may be used only from its own thread, but
-// for the methods that say otherwise.
+// A Loop and all that belongs to it may be used only from its own thread, that
+// is from within its callbacks, except for Post, Beat and Conn.Steal. Nothing
+// that is called may block. Start at Loop.Run, then Conn.
 package loop
 
-import "errors"
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
-// ErrClosed is what a closed connection says.
-var ErrClosed = errors.New("connection is closed")
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// MaxIO bounds one read or write. A raw system call holds up the garbage
+	// collector's stop-the-world for as long as it copies.
+	MaxIO = 256 << 10
+	// yieldAfter is when a busy loop lets others run: before the runtime's
+	// monitor would preempt it with a signal, at 10 ms.
+	yieldAfter = 5 * time.Millisecond
+	// maxSleep bounds a wait, so that Beat shows an idle loop to be alive.
+	maxSleep = 500 * time.Millisecond
+	// slowTurn is what a turn must not take.
+	slowTurn = 10 * time.Millisecond
+)
 
 // Loop is one thread's reactor.
-type Loop struct{}
+type Loop struct {
+	epoll  int
+	wake   int // eventfd
+	table  []entry
+	free   []uint32 // indices into table
+	events [256]unix.EpollEvent
+	input  []byte // what every read of this loop reads into
+
+	start   time.Time
+	now     time.Duration // since start, at the turn's beginning
+	yielded time.Duration
+	misses  int // polls in a row that found nothing
+	stopped bool
+
+	wheel wheel
+	dirty []*Conn  // written to in this turn
+	later []Runner // to run before the turn ends
+	spare buffers
+
+	mu     sync.Mutex
+	posted []func() // guarded by mu
+	taken  []func() // posted's twin, to swap with
+
+	beat  atomic.Int64 // unix nanoseconds
+	slow  atomic.Uint64
+	turns atomic.Uint64
+}
+
+// entry is what the data of an epoll event, (index, generation), leads to.
+type entry struct {
+	generation uint32
+	target     target
+}
+
+// target is told of its descriptor's events.
+type target interface{ ready(events uint32) }
+
+// Runner is something to do later in the turn.
+type Runner interface{ RunLater() }
+
+// New makes a loop. Close it by running it, or by Close.
+func New() (*Loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("create epoll: %w", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(epoll)
+		return nil, fmt.Errorf("create eventfd: %w", err)
+	}
+	l := &Loop{epoll: epoll, wake: wake, start: time.Now(), input: make([]byte, MaxIO)}
+	l.wheel.init()
+	l.beat.Store(l.start.UnixNano())
+	if _, _, err := l.register(wake, unix.EPOLLIN, (*waker)(l)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Close gives the descriptors of a loop back that does not run; the connections
+// and listeners on it are closed without a word.
+func (l *Loop) Close() {
+	for i := range l.table {
+		if c, ok := l.table[i].target.(interface{ abandon() }); ok {
+			c.abandon()
+		}
+	}
+	l.table = nil
+	unix.Close(l.epoll)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	unix.Close(l.wake)
+	l.wake = -1
+}
+
+// Run turns the loop on the calling goroutine until ctx ends, then closes it.
+func (l *Loop) Run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { l.Post(func() { l.stopped = true }) })
+	defer stop()
+	defer l.Close()
+	for !l.stopped {
+		if err := l.turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// turn waits, tells the targets, runs timers and what was put off, and sends
+// what was written meanwhile.
+func (l *Loop) turn() error {
+	n, err := l.wait()
+	if err != nil {
+		return err
+	}
+	l.tick()
+	l.dispatch(n)
+	l.wheel.advance(l.now)
+	l.finishTurn()
+	if spent := time.Since(l.start) - l.now; spent > slowTurn {
+		l.slow.Add(1)
+	}
+	return nil
+}
+
+// tick reads the clock, once a turn.
+func (l *Loop) tick() {
+	l.now = time.Since(l.start)
+	l.beat.Store(l.start.UnixNano() + int64(l.now))
+	l.turns.Add(1)
+	if l.now-l.yielded > yieldAfter {
+		l.yielded = l.now
+		runtime.Gosched()
+	}
+}
+
+// dispatch tells the targets of n events. An event whose generation is not the
+// table's is of a descriptor that an earlier one of the batch closed.
+func (l *Loop) dispatch(n int) {
+	for i := range n {
+		e := &l.events[i]
+		entry := &l.table[uint32(e.Fd)]
+		if entry.generation == uint32(e.Pad) && entry.target != nil {
+			entry.target.ready(e.Events)
+		}
+	}
+}
+
+// maxRounds bounds how often writes of one turn may lead to more writes in it.
+const maxRounds = 8
+
+// finishTurn runs what was put off and flushes what was written; either may
+// lead to the other. What is left goes on in the next turn.
+func (l *Loop) finishTurn() {
+	for range maxRounds {
+		if len(l.later) == 0 && len(l.dirty) == 0 {
+			return
+		}
+		l.runLater()
+		l.flush()
+	}
+}
+
+func (l *Loop) runLater() {
+	n := len(l.later)
+	for i := range n {
+		l.later[i].RunLater()
+	}
+	l.later = slices.Delete(l.later, 0, n)
+}
+
+func (l *Loop) flush() {
+	n := len(l.dirty)
+	for i := range n {
+		c := l.dirty[i]
+		c.dirty = false
+		c.flush()
+	}
+	l.dirty = slices.Delete(l.dirty, 0, n)
+}
+
+// Later runs r before this turn ends, after the events of the turn.
+func (l *Loop) Later(r Runner) { l.later = append(l.later, r) }
+
+// Now is the time since the loop was made, as of this turn's beginning.
+func (l *Loop) Now() time.Duration { return l.now }
+
+// Time is Now as a wall-clock time.
+func (l *Loop) Time() time.Time { return l.start.Add(l.now) }
+
+// Clock is the time since the loop was made, read now.
+func (l *Loop) Clock() time.Duration { return time.Since(l.start) }
+
+// At is the wall-clock time of a moment that Now gave.
+func (l *Loop) At(d time.Duration) time.Time { return l.start.Add(d) }
+
+// Beat is when the loop last turned. Any thread may ask.
+func (l *Loop) Beat() time.Time { return time.Unix(0, l.beat.Load()) }
+
+// SlowTurns counts turns that took over 10 ms. Any thread may ask.
+func (l *Loop) SlowTurns() uint64 { return l.slow.Load() }
+
+// Turns counts turns. Any thread may ask.
+func (l *Loop) Turns() uint64 { return l.turns.Load() }
+
+// Input is the buffer that connections of this loop read into. TLS, which reads
+// by itself, may use it too: what is in it is gone when the callback returns.
+func (l *Loop) Input() []byte { return l.input }
+
+// Post runs f on the loop soon. Any thread may call it; after the loop's end f
+// is dropped.
+func (l *Loop) Post(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.posted = append(l.posted, f)
+	if len(l.posted) == 1 && l.wake >= 0 {
+		one := [8]byte{1}
+		rawWrite(l.wake, one[:])
+	}
+}
+
+// waker is the loop as the target of its eventfd.
+type waker Loop
+
+func (w *waker) ready(uint32) {
+	l := (*Loop)(w)
+	var count [8]byte
+	rawRead(l.wake, count[:])
+	l.mu.Lock()
+	l.posted, l.taken = l.taken[:0], l.posted
+	l.mu.Unlock()
+	for i, f := range l.taken {
+		l.taken[i] = nil
+		f()
+	}
+}

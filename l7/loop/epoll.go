@@ -1,0 +1,145 @@
+package loop
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// register puts a descriptor under epoll's eye.
+func (l *Loop) register(fd int, events uint32, t target) (index, generation uint32, err error) {
+	if len(l.free) == 0 {
+		l.free = append(l.free, uint32(len(l.table)))
+		l.table = append(l.table, entry{})
+	}
+	index = l.free[len(l.free)-1]
+	e := &l.table[index]
+	if err := l.control(unix.EPOLL_CTL_ADD, fd, events, index, e.generation); err != nil {
+		return 0, 0, fmt.Errorf("add descriptor %d to epoll: %w", fd, err)
+	}
+	l.free = l.free[:len(l.free)-1]
+	e.target = t
+	return index, e.generation, nil
+}
+
+// release frees an index; events under way for it are stale from now on.
+func (l *Loop) release(index uint32) {
+	e := &l.table[index]
+	e.generation++
+	e.target = nil
+	l.free = append(l.free, index)
+}
+
+func (l *Loop) control(op, fd int, events, index, generation uint32) error {
+	event := unix.EpollEvent{Events: events, Fd: int32(index), Pad: int32(generation)}
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(l.epoll), uintptr(op), uintptr(fd),
+		uintptr(unsafe.Pointer(&event)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// maxMisses is how many polls in a row may find nothing before the loop goes
+// straight to sleep: under load a poll costs less than a sleep, at rest it is
+// a system call too many.
+const maxMisses = 2
+
+// wait returns how many events there are, asking without blocking first.
+func (l *Loop) wait() (int, error) {
+	if l.misses < maxMisses || l.unfinished() {
+		n, err := l.poll()
+		if n > 0 || err != nil || l.unfinished() {
+			l.misses = 0
+			return n, err
+		}
+		l.misses++
+	}
+	timeout := min(l.wheel.next(time.Since(l.start)), maxSleep)
+	n, err := l.sleep(timeout)
+	if n > 1 {
+		l.misses = 0
+	}
+	return n, err
+}
+
+// unfinished reports whether the last turn left something to do.
+func (l *Loop) unfinished() bool { return len(l.later) > 0 || len(l.dirty) > 0 }
+
+func (l *Loop) poll() (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
+	return waited(n, errno)
+}
+
+// sleep is the one call that goes through the scheduler, for it may block.
+func (l *Loop) sleep(timeout time.Duration) (int, error) {
+	ms := (timeout + time.Millisecond - 1) / time.Millisecond
+	n, _, errno := syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
+		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), uintptr(ms), 0, 0)
+	return waited(n, errno)
+}
+
+func waited(n uintptr, errno syscall.Errno) (int, error) {
+	switch errno {
+	case 0:
+		return int(n), nil
+	case unix.EINTR:
+		return 0, nil
+	}
+	return 0, fmt.Errorf("wait for events: %w", errno)
+}
+
+// rawRead reads without telling the scheduler: fd must be non-blocking.
+func rawRead(fd int, p []byte) (int, syscall.Errno) {
+	p = p[:min(len(p), MaxIO)]
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// rawWrite writes without telling the scheduler: fd must be non-blocking.
+func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+	p = p[:min(len(p), MaxIO)]
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// rawWrite2 writes a, then b, in one call.
+func rawWrite2(fd int, a, b []byte) (int, syscall.Errno) {
+	b = b[:min(len(b), max(0, MaxIO-len(a)))]
+	vector := [2]unix.Iovec{{Base: unsafe.SliceData(a), Len: uint64(len(a))}, {Base: unsafe.SliceData(b), Len: uint64(len(b))}}
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&vector)), 2)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// NonBlocking makes sure that fd does not block. O_NONBLOCK lives in the open
+// file description, which other processes share, so it is checked and not
+// assumed: a raw system call on a blocking descriptor stops the whole process.
+func NonBlocking(fd int) error {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return fmt.Errorf("read flags of descriptor %d: %w", fd, err)
+	}
+	if flags&unix.O_NONBLOCK != 0 {
+		return nil
+	}
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return fmt.Errorf("make descriptor %d non-blocking: %w", fd, err)
+	}
+	return nil
+}
