@@ -28,7 +28,19 @@ type Error struct {
 	Reason lb.Reason
 	Sent   bool // a byte of the request may have reached the backend
 	Err    error
+
+	kind failure // of an attempt
 }
+
+// failure is how an attempt failed, as far as trying again depends on it.
+type failure uint8
+
+const (
+	failedOther   failure = iota
+	failedConnect         // there was no connection
+	failedSilent          // the connection broke before a byte of a response
+	failedRefused         // the backend says that it did nothing with the request
+)
 
 func (e *Error) Error() string {
 	if e.Err == nil {

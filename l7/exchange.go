@@ -1,6 +1,12 @@
 package l7
 
-import "github.com/cirque-lb/lb/l7/loop"
+import (
+	"context"
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/loop"
+)
 
 // downstream is the client's side of one exchange: the current request of an
 // HTTP/1 connection, or an HTTP/2 stream.
@@ -8,13 +14,14 @@ import "github.com/cirque-lb/lb/l7/loop"
 // The exchange calls sendInfo any number of times, then sendHead once, sendBody
 // and at most one sendTrailers; the response is over with the call that has end
 // set or with sendTrailers, and done follows. Or it calls abort at any point,
-// and done follows. After done neither side calls the other again.
+// and done follows. After done neither side calls the other again. None of
+// these calls the exchange back before it returns.
 type downstream interface {
 	sendInfo(status int, h Header)
 	sendHead(res *Response, end bool)
 	sendBody(p []byte, end bool)
 	sendTrailers(h Header)
-	pauseBody() // no requestBody until resumeBody
+	pauseBody() // no more requestBody than what is read already, until resumeBody
 	resumeBody()
 	buffered() int  // response bytes that the client has not taken yet
 	abort(e *Error) // no whole response: RST_STREAM, or close
@@ -24,13 +31,14 @@ type downstream interface {
 // upstream is the backend's side of one attempt: an HTTP/1 connection while it
 // serves one request, or an HTTP/2 stream.
 //
-// It is free for others, or closed, once its response has ended and the request
-// was sent whole; abort ends it before.
+// It lets go of the exchange, before it says so, when the response has ended or
+// it has failed; abort ends it before. None of its methods calls the exchange
+// back before it returns.
 type upstream interface {
 	sendHead(req *Request, end bool)
 	sendBody(p []byte, end bool)
 	sendTrailers(h Header)
-	pauseBody() // no upstreamBody until resumeBody
+	pauseBody() // no more upstreamBody than what is read already, until resumeBody
 	resumeBody()
 	buffered() int // request bytes that the backend has not taken yet
 	abort()        // the exchange wants nothing more of it
@@ -39,61 +47,255 @@ type upstream interface {
 // exchange is the life of one request, blind to the protocols on both sides:
 //
 //	begin -> route -> Request phases -> attempt { pick, connect, Upstream phases,
-//	send, body } -> response head -> Response phases -> body -> Log
+//	send, body } -> response head -> Response phases -> body -> finish
 //
 // All of it happens on one loop. Bodies given to its methods are valid during
-// the call only.
+// the call only. An exchange is reused after finish: whoever calls a method that
+// may finish it does not touch it afterwards.
 type exchange struct {
 	session Session
-	proxy   *Proxy
-	loop    *loop.Loop
+	thread  *thread
+	number  uint64 // of the request, among all that used this exchange
+	view    *view  // one configuration and health state for the whole request
+	chain   *chain
 	down    downstream
-	up      upstream
+	up      upstream // of the current attempt; nil between attempts
+
+	timer loop.Timer
+	wait  waitFor
+
+	// The way in.
+	reqEnd   bool   // the request was read whole
+	sending  bool   // the attempt has the head: bodies go straight through
+	kept     []byte // of the body: what is not sent yet, or may be sent again
+	keeping  bool   // kept is the body from its beginning
+	trailers Header // of the request
+	request  Request
+	text     []byte // what the strings of request point into
+	inPaused bool
+	tried    []int // candidates of the view's choice
+	fresh    bool  // the next attempt makes a connection of its own
+
+	// The way out.
+	turned    int  // phases of the filters before this one are still to come
+	entered   int  // Request phases were entered up to here
+	headSent  bool // the client has a response's head
+	resEnd    bool
+	outPaused bool
+	tunnel    bool
+	made      bool // the response was made here
+
+	// A phase that runs off the loop.
+	suspended bool
+	held      []heldEvent
+	cancel    context.CancelFunc
+
+	// For the log line.
+	failure  *Error
+	status   int
+	bytesIn  int64
+	bytesOut int64
+	began    time.Duration // loop time of begin
+	dialed   time.Duration // of the last attempt's beginning
+	sent     time.Duration // of the last attempt's head
+	answered time.Duration // of the response head
+	over     bool
+	reused   bool // the attempt's connection had served before
+	upActive bool // the attempt counts in its backend's load
 }
 
 // Called by the downstream, in this order.
 
 // begin starts the exchange with a request whose head is whole and well-formed.
 // req and its strings live until done. end: there is no body.
-func (x *exchange) begin(req *Request, end bool) {}
+func (x *exchange) begin(req *Request, end bool) {
+	x.start(req)
+	x.reqEnd = end
+	x.keeping = true
+	x.chain = &noChain
+	route := x.view.route(req)
+	if route == nil {
+		x.fail(&Error{Status: 404, Reason: lb.NoRoute})
+		return
+	}
+	x.session.Route = route
+	x.chain = &route.chain
+	x.turned = len(route.chain.filters)
+	x.requestPhases(0)
+}
 
-// requestBody brings a piece of the body; the last one, which may be empty, has
-// end set. In a tunnel (after a 101) end is the client's half-close.
-func (x *exchange) requestBody(p []byte, end bool) {}
+var noChain chain
 
-// requestTrailers ends a body that had trailers.
-func (x *exchange) requestTrailers(h Header) {}
+func (x *exchange) start(req *Request) {
+	x.session.Request = req
+	x.session.x = x
+	x.began = x.thread.loop.Now()
+	x.session.Start = x.thread.loop.Time()
+	x.view = x.thread.proxy.view.Load()
+	x.thread.requests.Add(1)
+}
 
 // refuse ends, instead of begin, a request that the codec did not accept, as
 // far as it was parsed: it is answered, counted and logged like any other. Or,
 // after begin, a request whose body is not valid.
-func (x *exchange) refuse(req *Request, e *Error) {}
+func (x *exchange) refuse(req *Request, e *Error) {
+	if x.session.Request == nil {
+		x.start(req)
+		x.chain = &noChain
+	}
+	if x.hold(heldEvent{kind: heldRefuse, err: e}) {
+		return
+	}
+	x.dropAttempt()
+	x.fail(e)
+}
+
+// requestBody brings a piece of the body; the last one, which may be empty, has
+// end set. In a tunnel (after a 101) end is the client's half-close.
+func (x *exchange) requestBody(p []byte, end bool) {
+	if x.over || x.hold(heldEvent{kind: heldBody, data: p, end: end}) {
+		return
+	}
+	x.bytesIn += int64(len(p))
+	if x.tunnel {
+		x.tunnelIn(p, end)
+		return
+	}
+	p, ok := x.requestBodyPhases(p, end)
+	if !ok {
+		return
+	}
+	x.reqEnd = end
+	x.forward(p)
+}
+
+// requestTrailers ends a body that had trailers.
+func (x *exchange) requestTrailers(h Header) {
+	if x.over || x.hold(heldEvent{kind: heldTrailers, header: h}) {
+		return
+	}
+	p, ok := x.requestBodyPhases(nil, true)
+	if !ok {
+		return
+	}
+	x.reqEnd = true
+	x.trailers = h
+	x.forward(p)
+}
 
 // clientGone says that nobody waits for the response any more.
-func (x *exchange) clientGone(err error) {}
+func (x *exchange) clientGone(err error) {
+	e := &Error{Status: 499, Source: FromClient, Reason: lb.ClientAbort, Err: err}
+	if x.over || x.hold(heldEvent{kind: heldGone, err: e}) {
+		return
+	}
+	x.finish(e)
+}
 
 // clientDrained says that down.buffered has fallen low.
-func (x *exchange) clientDrained() {}
+func (x *exchange) clientDrained() {
+	if x.over || !x.outPaused {
+		return
+	}
+	x.outPaused = false
+	if x.up != nil && !x.suspended {
+		x.up.resumeBody()
+		x.rearm()
+	}
+}
 
 // Called by the upstream.
 
 // upstreamInfo brings a 1xx, but for 101.
-func (x *exchange) upstreamInfo(status int, h Header) {}
+func (x *exchange) upstreamInfo(status int, h Header) {
+	if x.headSent || x.suspended {
+		return
+	}
+	if req := x.session.Request; req.Version != HTTP10 {
+		x.down.sendInfo(status, h)
+	}
+}
 
 // upstreamHead brings the response's head; 101 makes it a tunnel. res and its
-// strings are valid until the response has ended.
-func (x *exchange) upstreamHead(res *Response, end bool) {}
+// strings are valid until the response has ended. After end the upstream has let
+// go of the exchange.
+func (x *exchange) upstreamHead(res *Response, end bool) {
+	x.answered = x.thread.loop.Now()
+	x.session.Response = res
+	if end {
+		x.letGo()
+	} else {
+		x.waitBody()
+	}
+	x.observe(res.Status)
+	x.tunnel = res.Status == 101
+	if x.tunnel {
+		x.startTunnel(res)
+		return
+	}
+	x.responsePhases(0)
+}
 
 // upstreamBody brings a piece of the body; the last one, which may be empty,
 // has end set. In a tunnel end is the backend's half-close.
-func (x *exchange) upstreamBody(p []byte, end bool) {}
+func (x *exchange) upstreamBody(p []byte, end bool) {
+	if x.over || x.hold(heldEvent{kind: heldUpBody, data: p, end: end}) {
+		return
+	}
+	if x.tunnel {
+		x.tunnelOut(p, end)
+		return
+	}
+	if end {
+		x.letGo()
+	} else {
+		x.rearm()
+	}
+	x.sendBody(p, end)
+}
 
 // upstreamTrailers ends a body that had trailers.
-func (x *exchange) upstreamTrailers(h Header) {}
+func (x *exchange) upstreamTrailers(h Header) {
+	if x.over || x.hold(heldEvent{kind: heldUpTrailers, header: h}) {
+		return
+	}
+	x.letGo()
+	x.sendTrailers(h)
+}
 
-// upstreamFailed says that the attempt is over without a whole response. The
-// exchange lets go of its upstream.
-func (x *exchange) upstreamFailed(e *Error) {}
+// upstreamFailed says that the attempt is over without a whole response; the
+// upstream has let go of the exchange.
+func (x *exchange) upstreamFailed(e *Error) {
+	if x.over {
+		return
+	}
+	x.gone()
+	if x.hold(heldEvent{kind: heldUpFailed, err: e}) {
+		return
+	}
+	x.attemptFailed(e)
+}
 
 // upstreamDrained says that up.buffered has fallen low.
-func (x *exchange) upstreamDrained() {}
+func (x *exchange) upstreamDrained() {
+	if x.over || x.suspended || !x.inPaused {
+		return
+	}
+	x.inPaused = false
+	x.down.resumeBody()
+}
+
+// finish is the end: whatever is left of the attempt is given up, the Log phases
+// run, the line is written, and the downstream is told.
+func (x *exchange) finish(e *Error) {
+	x.over = true
+	x.failure = e
+	x.thread.loop.Stop(&x.timer)
+	x.dropAttempt()
+	x.logPhases()
+	x.thread.record(x)
+	x.thread.requests.Add(-1)
+	down := x.down
+	x.thread.recycle(x)
+	down.done()
+}

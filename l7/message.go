@@ -3,10 +3,12 @@ package l7
 import (
 	"net/netip"
 	"strings"
+
+	"github.com/cirque-lb/lb/l7/h1"
 )
 
-// Field is one header field.
-type Field struct{ Name, Value string }
+// Field is one header field: struct{ Name, Value string }.
+type Field = h1.Field
 
 // Header holds fields in the order of the wire. Names compare without case.
 type Header []Field
@@ -34,7 +36,7 @@ func (h Header) Has(name string) bool {
 }
 
 // Add appends a field.
-func (h *Header) Add(name, value string) { *h = append(*h, Field{name, value}) }
+func (h *Header) Add(name, value string) { *h = append(*h, Field{Name: name, Value: value}) }
 
 // Set makes value the only one of name, in the place of the first.
 func (h *Header) Set(name, value string) {
@@ -94,19 +96,20 @@ type Request struct {
 	Host    string // host and port as the client named them; not among the fields
 	Target  string // path and query, byte for byte; "*" of OPTIONS
 	Version Version
-	Header  Header // no Host; what frames the body is in Length
+	Header  Header // end-to-end fields only: no Host, no Connection, no Content-Length
 	// Length is the body's length, or -1 when only its end tells.
 	Length int64
 	// Upgrade is the protocol the client asks to change to ("websocket"), or "".
-	// The connection's own fields are gone from Header then, too.
 	Upgrade string
 
 	Client   netip.AddrPort // who connected; after a PROXY header, whom it names
 	Local    netip.AddrPort // the address that was connected to
 	Listener string         // name of the listener
 
-	// ServerName and Certificate describe the client's TLS; "" without.
-	ServerName string
+	// ServerName and Certificate (its subject, verified) are the client's TLS;
+	// "" without.
+	ServerName  string
+	Certificate string
 }
 
 // Path returns the target without its query.
@@ -125,11 +128,13 @@ func (r *Request) Query() string {
 type Response struct {
 	Status  int
 	Version Version // of a backend's response
-	Header  Header  // what frames the body is in Length
+	Header  Header  // end-to-end fields only, as in a Request
 	// Length is the body's length, or -1 when only its end tells.
 	Length int64
 	// Body is the whole body of a response that was made here.
 	Body []byte
 	// Trailer is the trailer of a response that was made here.
 	Trailer Header
+	// Upgrade is the protocol that a 101 changes to.
+	Upgrade string
 }

@@ -9,9 +9,17 @@ package l7
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
 )
@@ -28,48 +36,225 @@ type Options struct {
 // Proxy serves requests.
 type Proxy struct {
 	options Options
-}
+	log     *slog.Logger
+	threads []*thread
 
-// Snapshot is one whole configuration, built.
-type Snapshot struct {
-	generation uint64
-	config     *lb.Config
+	view        atomic.Pointer[view]
+	connections atomic.Int64 // of clients
+	blocking    atomic.Int64 // filters' phases that run off the loops
+	drains      atomic.Bool
+	done        chan struct{}
+	access      *accessLog // nil: off
+
+	mu        sync.Mutex // guards what follows
+	snapshot  *Snapshot
+	state     lb.State
+	endpoints map[endpointKey]*endpoint
+	loads     map[lb.BackendID]*load
+	budgets   map[string]*retryBudget
+	deadline  *time.Timer
+	finished  bool
+
+	endpointList atomic.Pointer[[]*endpoint] // those of endpoints, for the sweepers
 }
 
 // New makes a proxy that serves nothing yet.
-func New(o Options) (*Proxy, error) { return &Proxy{options: o}, nil }
+func New(o Options) (*Proxy, error) {
+	o.Threads = max(1, o.Threads)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Proxy{
+		options: o, log: o.Log, done: make(chan struct{}),
+		endpoints: map[endpointKey]*endpoint{}, loads: map[lb.BackendID]*load{}, budgets: map[string]*retryBudget{},
+	}
+	p.endpointList.Store(new([]*endpoint))
+	for i := range o.Threads {
+		t, err := newThread(p, i)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("make thread %d: %w", i, err), p.closeLoops())
+		}
+		p.threads = append(p.threads, t)
+	}
+	if o.Access != nil {
+		p.access = newAccessLog(o.Access, o.Threads, p.log)
+	}
+	return p, nil
+}
 
-// Prepare builds everything that cfg says, or fails and changes nothing. files
-// holds the contents of all files that cfg names.
-func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*Snapshot, error) {
-	return &Snapshot{gen, cfg}, nil
+func (p *Proxy) closeLoops() error {
+	for _, t := range p.threads {
+		t.loop.Close()
+	}
+	return nil
 }
 
 // Commit switches s in. Requests in flight keep the snapshot they began with.
-func (p *Proxy) Commit(s *Snapshot) {}
+func (p *Proxy) Commit(s *Snapshot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.snapshot = s
+	p.retireEndpoints()
+	p.switchView()
+}
+
+// retireEndpoints forgets the endpoints that the snapshot does not name; their
+// idle connections are closed when the threads sweep.
+func (p *Proxy) retireEndpoints() {
+	named := map[*endpoint]bool{}
+	for _, pool := range p.snapshot.pools {
+		for _, b := range pool.Backends {
+			named[b.endpoint] = true
+			b.endpoint.retired.Store(false)
+		}
+	}
+	var list []*endpoint
+	for key, e := range p.endpoints {
+		if !named[e] {
+			e.retired.Store(true)
+			if e.open.Load() == 0 {
+				delete(p.endpoints, key)
+				continue
+			}
+		}
+		list = append(list, e)
+	}
+	p.endpointList.Store(&list)
+}
 
 // SetState puts observed health and the operators' overlay over the snapshot.
-func (p *Proxy) SetState(s lb.State) {}
+func (p *Proxy) SetState(s lb.State) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = s
+	p.switchView()
+	if s.Cut {
+		p.each(func(t *thread) { t.clients.each(clientConn.cut) })
+	}
+}
+
+// switchView makes the view of snapshot and state.
+func (p *Proxy) switchView() {
+	if p.snapshot == nil {
+		return
+	}
+	v, err := newView(p.snapshot, &p.state)
+	if err != nil { // Prepare has built it once
+		p.log.Error("cannot build the view", "err", err)
+		return
+	}
+	p.view.Store(v)
+}
+
+// each runs f on every thread's loop.
+func (p *Proxy) each(f func(*thread)) {
+	for _, t := range p.threads {
+		t.loop.Post(func() { f(t) })
+	}
+}
 
 // Accept makes the loop of a thread accept on fd, a listening non-blocking
 // socket that the proxy owns from now on, whether it fails or not.
-func (p *Proxy) Accept(thread int, listener string, fd int) error { return nil }
+func (p *Proxy) Accept(thread int, listener string, fd int) error {
+	v := p.view.Load()
+	if thread < 0 || thread >= len(p.threads) || v == nil || v.listeners[listener] == nil {
+		unix.Close(fd)
+		return fmt.Errorf("accept on thread %d for listener %q: no such thread or listener", thread, listener)
+	}
+	t := p.threads[thread]
+	t.loop.Post(func() {
+		if err := t.listen(listener, fd); err != nil {
+			p.log.Error("cannot accept", "listener", listener, "err", err)
+		}
+	})
+	return nil
+}
 
 // StopAccept ends what Accept began and closes fd.
-func (p *Proxy) StopAccept(listener string, fd int) {}
+func (p *Proxy) StopAccept(listener string, fd int) {
+	p.each(func(t *thread) { t.unlisten(fd) })
+}
 
 // Run runs the loops until ctx ends.
-func (p *Proxy) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (p *Proxy) Run(ctx context.Context) error {
+	// A loop that comes back from a blocking wait needs a processor at once,
+	// not behind the garbage collector or a handshake.
+	runtime.GOMAXPROCS(len(p.threads) + 2)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, len(p.threads))
+	var running sync.WaitGroup
+	for i, t := range p.threads {
+		running.Go(func() {
+			errs[i] = t.loop.Run(ctx)
+			cancel() // without one loop its slots would hang: stop all
+		})
+	}
+	running.Wait()
+	if p.access != nil {
+		p.access.close()
+	}
+	return errors.Join(errs...)
+}
 
 // Drain takes no new connections, tells clients to go, and closes Done when
 // none is left, or at the deadline.
-func (p *Proxy) Drain(deadline time.Time) {}
+func (p *Proxy) Drain(deadline time.Time) {
+	if p.drains.Swap(true) {
+		return
+	}
+	p.mu.Lock()
+	p.deadline = time.AfterFunc(time.Until(deadline), p.finish)
+	p.mu.Unlock()
+	grace := min(idleGrace, time.Until(deadline)/2)
+	p.each(func(t *thread) { t.drain(grace) })
+	if p.connections.Load() == 0 {
+		p.finish()
+	}
+}
+
+// finish ends a drain.
+func (p *Proxy) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.finished {
+		p.finished = true
+		p.deadline.Stop()
+		close(p.done)
+	}
+}
+
+// clientGone counts a client's connection out.
+func (p *Proxy) clientGone() {
+	if p.connections.Add(-1) == 0 && p.drains.Load() {
+		go p.finish() // it may have to wait for a lock
+	}
+}
 
 // Done is closed when a drain is over.
-func (p *Proxy) Done() <-chan struct{} { return nil }
+func (p *Proxy) Done() <-chan struct{} { return p.done }
 
 // Beats returns, per thread, when its loop last turned.
-func (p *Proxy) Beats() []time.Time { return nil }
+func (p *Proxy) Beats() []time.Time {
+	beats := make([]time.Time, len(p.threads))
+	for i, t := range p.threads {
+		beats[i] = t.loop.Beat()
+	}
+	return beats
+}
 
 // Stats reports what the proxy counted since it began.
-func (p *Proxy) Stats() lb.Stats { return lb.Stats{} }
+func (p *Proxy) Stats() lb.Stats {
+	s := lb.Stats{Connections: int(p.connections.Load()), Samples: p.samples()}
+	for _, t := range p.threads {
+		s.Requests += int(t.requests.Load())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, l := range p.loads {
+		s.Backends = append(s.Backends, lb.BackendLoad{ID: id, Active: int(l.active.Load()),
+			Connections: p.openTo(id), Requests: l.requests.Load(), Failures: l.failures.Load()})
+	}
+	slices.SortFunc(s.Backends, func(a, b lb.BackendLoad) int { return compareIDs(a.ID, b.ID) })
+	return s
+}

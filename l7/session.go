@@ -1,6 +1,9 @@
 package l7
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Session is what the filters of one request see. It belongs to the loop that
 // the request came in on, and is reused after the Log phases.
@@ -14,6 +17,17 @@ type Session struct {
 	Start    time.Time
 
 	locals []localEntry
+	x      *exchange
+	ctx    context.Context // while a Blocking phase runs
+}
+
+// Context ends when the client goes away. It is only for phases of a Blocking
+// filter; to others nothing can happen meanwhile.
+func (s *Session) Context() context.Context {
+	if s.ctx == nil {
+		return context.Background()
+	}
+	return s.ctx
 }
 
 type localEntry struct {

@@ -1,0 +1,203 @@
+package l7
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/h1"
+)
+
+// sendHead sends the response's head, after the Response phases.
+func (x *exchange) sendHead() {
+	res := x.session.Response
+	end := x.resEnd
+	if x.made {
+		end = len(res.Body) == 0
+		res.Length = int64(len(res.Body))
+		if x.session.Request.Method == "HEAD" {
+			end = true
+		}
+	}
+	if !end && x.hasResponseBody() {
+		res.Length = -1
+	}
+	x.headSent = true
+	x.status = res.Status
+	trailed := len(res.Trailer) > 0 && x.made
+	x.down.sendHead(res, end && !trailed)
+	switch {
+	case end && !trailed:
+		x.finish(x.failure)
+	case x.made:
+		x.sendMade(res)
+	}
+}
+
+// sendMade sends the body of a response that was made here.
+func (x *exchange) sendMade(res *Response) {
+	trailers := res.Trailer
+	if len(trailers) == 0 {
+		x.sendBody(res.Body, true)
+		return
+	}
+	if len(res.Body) > 0 {
+		x.sendBody(res.Body, false)
+	}
+	x.sendTrailers(trailers)
+}
+
+// sendBody sends a piece of the body through the ResponseBody phases.
+func (x *exchange) sendBody(p []byte, end bool) {
+	if len(x.chain.responseBody) > 0 {
+		var ok bool
+		if p, ok = x.responseBodyPhases(p, end); !ok {
+			return
+		}
+	}
+	x.bytesOut += int64(len(p))
+	x.down.sendBody(p, end)
+	if end {
+		x.finish(x.failure)
+		return
+	}
+	x.pressBack()
+}
+
+// sendTrailers ends the body with trailers.
+func (x *exchange) sendTrailers(h Header) {
+	if len(x.chain.responseBody) > 0 {
+		p, ok := x.responseBodyPhases(nil, true)
+		if !ok {
+			return
+		}
+		x.bytesOut += int64(len(p))
+		x.down.sendBody(p, false)
+	}
+	x.down.sendTrailers(h)
+	x.finish(x.failure)
+}
+
+// pressBack stops the backend while the client does not read.
+func (x *exchange) pressBack() {
+	if !x.outPaused && x.up != nil && x.down.buffered() > highWater {
+		x.outPaused = true
+		x.up.pauseBody()
+	}
+}
+
+// answer sends a response that was made here, through the Response phases.
+func (x *exchange) answer(res *Response) {
+	x.made = true
+	x.resEnd = true
+	x.session.Response = res
+	x.responsePhases(0)
+}
+
+// fail answers an error, in the words of a filter if one has any; after a
+// response has begun it can only be cut off.
+func (x *exchange) fail(e *Error) {
+	x.failure = e
+	if x.headSent {
+		x.abort(e)
+		return
+	}
+	x.thread.loop.Stop(&x.timer)
+	if res := x.failPhases(e); res != nil {
+		x.answer(res)
+		return
+	}
+	x.made, x.resEnd = true, true
+	x.turned = 0 // no phase shapes it
+	x.session.Response = errorResponse(x.session.Request, e)
+	x.sendHead()
+}
+
+// abort cuts the response off, so that it does not look complete.
+func (x *exchange) abort(e *Error) {
+	x.down.abort(e)
+	x.finish(e)
+}
+
+// errorResponse is the one place that turns an error into a response.
+func errorResponse(req *Request, e *Error) *Response {
+	if isGRPC(req) {
+		return grpcResponse(e)
+	}
+	text := strconv.Itoa(e.Status) + " " + h1.Reason(e.Status) + ": " + string(e.Reason) + "\n"
+	res := &Response{Status: e.Status, Body: []byte(text)}
+	res.Header.Add("Content-Type", "text/plain; charset=utf-8")
+	if e.Status == 405 {
+		res.Header.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	if e.Status == 503 || e.Status == 429 {
+		res.Header.Add("Retry-After", "1")
+	}
+	return res
+}
+
+func isGRPC(req *Request) bool {
+	return req != nil && strings.HasPrefix(req.Header.Get("content-type"), "application/grpc")
+}
+
+// grpcResponse is an error in gRPC's words: HTTP 200 and a trailers-only answer,
+// with the status that gRPC's mapping gives to an HTTP one.
+func grpcResponse(e *Error) *Response {
+	res := &Response{Status: 200}
+	res.Header.Add("content-type", "application/grpc")
+	res.Header.Add("grpc-status", strconv.Itoa(grpcStatus(e)))
+	res.Header.Add("grpc-message", string(e.Reason))
+	return res
+}
+
+// grpcStatus maps by gRPC's doc/http-grpc-status-mapping.md.
+func grpcStatus(e *Error) int {
+	if e.Reason == lb.UpstreamTimeout {
+		return 4 // DEADLINE_EXCEEDED
+	}
+	switch e.Status {
+	case 400, 431:
+		return 13 // INTERNAL
+	case 401:
+		return 16 // UNAUTHENTICATED
+	case 403:
+		return 7 // PERMISSION_DENIED
+	case 404:
+		return 12 // UNIMPLEMENTED
+	case 429, 502, 503, 504:
+		return 14 // UNAVAILABLE
+	}
+	return 2 // UNKNOWN
+}
+
+// respond makes a route's fixed response.
+func respond(r *lb.Respond) *Response {
+	res := &Response{Status: r.Status, Body: []byte(r.Body)}
+	for _, f := range sortedFields(r.Headers) {
+		res.Header.Add(f.Name, f.Value)
+	}
+	if r.Body != "" && !res.Header.Has("content-type") {
+		res.Header.Add("Content-Type", "text/plain; charset=utf-8")
+	}
+	return res
+}
+
+// redirect makes a route's redirection.
+func redirect(req *Request, r *lb.Redirect) *Response {
+	scheme, host, target := r.Scheme, r.Host, r.Path
+	if scheme == "" {
+		scheme = req.Scheme
+	}
+	if host == "" {
+		host = req.Host
+		if r.Scheme != "" && r.Scheme != req.Scheme {
+			host = withoutPort(host) // a port belongs to its scheme
+		}
+	}
+	if target == "" {
+		target = req.Target
+	}
+	res := &Response{Status: r.Status}
+	res.Header.Add("Location", scheme+"://"+host+target)
+	return res
+}

@@ -1,0 +1,252 @@
+package l7
+
+import (
+	"math/rand/v2"
+
+	"github.com/cirque-lb/lb"
+)
+
+// replayLimit is how much of a body is kept to be sent again.
+const replayLimit = 64 << 10
+
+// highWater is how many unsent bytes make the other side stop reading.
+const highWater = 64 << 10
+
+// dispatch follows the Request phases: the route answers, or a pool does.
+func (x *exchange) dispatch() {
+	route := x.session.Route
+	switch {
+	case route.Config.Redirect != nil:
+		x.answer(redirect(x.session.Request, route.Config.Redirect))
+		return
+	case route.Config.Respond != nil:
+		x.answer(respond(route.Config.Respond))
+		return
+	}
+	pool := x.session.Pool // a filter may have chosen one
+	if pool == nil {
+		pool = route.pick(rand.Uint64())
+	}
+	if pool == nil {
+		x.fail(&Error{Status: 503, Reason: lb.NoHealthyBackend})
+		return
+	}
+	x.session.Pool = pool
+	pool.budget.request(x.thread.loop)
+	x.attempt()
+}
+
+// attempt picks a backend and connects; connected, connectFailed or the timer
+// follows.
+func (x *exchange) attempt() {
+	x.session.Attempt++
+	x.session.Backend = nil
+	x.pickPhases(0)
+}
+
+// pick asks the pool's balancer.
+func (x *exchange) pick() {
+	b := x.view.pick(x.session.Pool, x)
+	if b == nil {
+		x.fail(&Error{Status: 503, Reason: lb.NoHealthyBackend})
+		return
+	}
+	x.connect(b)
+}
+
+// connect takes an idle connection to b, or makes one.
+func (x *exchange) connect(b *Backend) {
+	x.session.Backend = b
+	x.dialed = x.thread.loop.Now()
+	b.load.begin()
+	x.upActive = true
+	up, reused, err := x.thread.connect(x, b, x.fresh)
+	if err != nil {
+		x.gone()
+		x.attemptFailed(err)
+		return
+	}
+	x.up, x.reused = up, reused
+	if reused {
+		x.connected()
+		return
+	}
+	x.waitConnect(b.pool.Config.Connections.ConnectTimeout)
+}
+
+// connected: the attempt has its connection, which was told to expect a request.
+func (x *exchange) connected() {
+	if x.suspended { // only an attempt that a slow filter gave up meanwhile
+		return
+	}
+	x.buildUpstream()
+	x.upstreamPhases(0)
+}
+
+// send passes on the head and what there is of the body.
+func (x *exchange) send() {
+	x.sent = x.thread.loop.Now()
+	x.sending = true
+	bodyless := x.reqEnd && len(x.kept) == 0 && len(x.trailers) == 0
+	x.up.sendHead(&x.request, bodyless)
+	x.waitResponse()
+	if bodyless {
+		return
+	}
+	x.sendKept()
+}
+
+// sendKept sends the body as far as it came while there was no connection.
+func (x *exchange) sendKept() {
+	x.up.sendBody(x.kept, x.reqEnd && len(x.trailers) == 0)
+	if x.reqEnd && len(x.trailers) > 0 {
+		x.up.sendTrailers(x.trailers)
+	}
+	if !x.replayable() {
+		x.dropKept()
+	}
+	if x.inPaused && x.up.buffered() < highWater {
+		x.inPaused = false
+		x.down.resumeBody()
+	}
+}
+
+// forward sends a piece of the body to the backend, or keeps it until there is
+// one; a replayable body is kept anyway. reqEnd and trailers are set already.
+func (x *exchange) forward(p []byte) {
+	if x.resEnd {
+		return // answered already: nobody wants it
+	}
+	if x.keeping && (!x.sending || x.replayable() && len(x.kept)+len(p) <= replayLimit) {
+		x.kept = x.thread.loop.Append(x.kept, p)
+	} else {
+		x.dropKept()
+	}
+	if !x.sending {
+		if len(x.kept) >= highWater {
+			x.pauseIn()
+		}
+		return
+	}
+	trailed := x.reqEnd && len(x.trailers) > 0
+	x.up.sendBody(p, x.reqEnd && !trailed)
+	if trailed {
+		x.up.sendTrailers(x.trailers)
+	}
+	if x.up.buffered() > highWater {
+		x.pauseIn()
+	}
+	x.waitResponse()
+}
+
+func (x *exchange) pauseIn() {
+	if !x.inPaused && !x.reqEnd {
+		x.inPaused = true
+		x.down.pauseBody()
+	}
+}
+
+// dropKept forgets the body: it will not be sent again.
+func (x *exchange) dropKept() {
+	if x.kept != nil {
+		x.thread.loop.Recycle(x.kept[:0])
+		x.kept = nil
+	}
+	x.keeping = false
+}
+
+// replayable reports whether the body may have to be sent again.
+func (x *exchange) replayable() bool {
+	r := x.session.Route
+	return x.keeping && x.reused && r.retry.reset && x.session.Attempt < r.Config.Retry.Attempts &&
+		idempotent(x.session.Request.Method) && len(x.kept) <= replayLimit
+}
+
+// idempotent methods may be sent twice (RFC 9110 section 9.2.2).
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// attemptFailed tries again when that is safe, and fails when not.
+func (x *exchange) attemptFailed(e *Error) {
+	x.session.Backend.load.failed()
+	x.session.Backend.observe(x.thread, 0)
+	switch {
+	case x.headSent:
+		x.abort(e)
+	case x.mayRetry(e):
+		x.retryPhases(e)
+	default:
+		x.fail(e)
+	}
+}
+
+// mayRetry: only what surely had no effect, or may have it twice; only if the
+// body is still there; and only within the budget.
+func (x *exchange) mayRetry(e *Error) bool {
+	route := x.session.Route
+	if x.session.Attempt >= route.Config.Retry.Attempts || x.session.Response != nil {
+		return false
+	}
+	if !x.keeping && !(x.reqEnd && x.bytesIn == 0) {
+		return false
+	}
+	return x.safe(e) && x.session.Pool.budget.retry(x.thread.loop)
+}
+
+// safe reports whether this failure is one that the route tries again after.
+func (x *exchange) safe(e *Error) bool {
+	on := x.session.Route.retry
+	switch e.kind {
+	case failedConnect:
+		return on.connect
+	case failedRefused:
+		return on.refused
+	case failedSilent: // not a byte of a response: a reused connection was just being closed
+		return on.reset && x.reused && (!e.Sent || idempotent(x.session.Request.Method))
+	}
+	return false
+}
+
+// again starts the next attempt.
+func (x *exchange) again(e *Error) {
+	x.thread.retried(x, e)
+	x.sending = false
+	x.fresh = x.fresh || x.reused
+	x.attempt()
+}
+
+// gone: the attempt has no upstream any more.
+func (x *exchange) gone() {
+	x.up = nil
+	x.sending = false
+	if x.upActive {
+		x.upActive = false
+		x.session.Backend.load.end()
+	}
+}
+
+// letGo is gone after a whole response. A request that was not read whole goes
+// no further.
+func (x *exchange) letGo() {
+	x.gone()
+	x.thread.loop.Stop(&x.timer)
+	x.dropKept()
+	x.resEnd = true
+}
+
+// dropAttempt gives up the current attempt, if there is one.
+func (x *exchange) dropAttempt() {
+	if x.up != nil {
+		x.up.abort()
+	}
+	x.gone()
+	x.dropKept()
+}
+
+// observe tells the backend's record how a response came out.
+func (x *exchange) observe(status int) { x.session.Backend.observe(x.thread, status) }

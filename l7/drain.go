@@ -1,0 +1,40 @@
+package l7
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/cirque-lb/lb"
+)
+
+// idleGrace is how long an idle keep-alive connection may still bring a request
+// after a drain began, at most: closing it at once would meet some client's
+// request half way.
+const idleGrace = 5 * time.Second
+
+// draining reports whether responses tell their clients to go.
+func (t *thread) draining() bool { return t.leaving || t.proxy.view.Load().draining }
+
+// drain stops accepting and tells the clients to go.
+func (t *thread) drain(grace time.Duration) {
+	t.leaving, t.grace = true, grace
+	for fd := range t.listeners {
+		t.unlisten(fd)
+	}
+	t.clients.each(clientConn.drain)
+}
+
+// idleGrace is a random part of the grace, so that clients do not all come back
+// at once.
+func (t *thread) idleGrace() time.Duration {
+	return t.grace/2 + time.Duration(rand.Int64N(int64(t.grace/2)+1))
+}
+
+// cutDown ends an exchange whose connection is cut.
+func (x *exchange) cutDown() {
+	e := &Error{Status: 503, Reason: lb.Draining}
+	if x.hold(heldEvent{kind: heldGone, err: e}) {
+		return
+	}
+	x.finish(e)
+}

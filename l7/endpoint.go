@@ -1,0 +1,185 @@
+package l7
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb"
+)
+
+// endpointKey is everything that makes connections interchangeable.
+type endpointKey struct {
+	address  string
+	protocol lb.PoolProtocol
+	tls      lb.ClientTLS
+	plain    bool
+	secrets  [32]byte // digest of the files that tls names
+}
+
+// endpoint is where connections go, with those that are idle. It is shared by
+// the threads of a proxy and outlives generations.
+type endpoint struct {
+	key     endpointKey
+	addr    netip.AddrPort // not valid: path
+	path    string         // of a unix socket
+	secure  *clientTLS     // nil: plain
+	retired atomic.Bool    // no configuration names it any more
+
+	open   atomic.Int64 // connections, idle ones included
+	idle   atomic.Int64
+	shards []shard // one per thread
+}
+
+// shard is what one thread put away. It is a stack: the connection that served
+// last serves next, and the others grow old enough to be closed.
+type shard struct {
+	mu    sync.Mutex // guards conns, and who may touch a connection in it
+	conns []*clientH1
+	_     [32]byte // a cache line each
+}
+
+func newEndpoint(key endpointKey, threads int) (*endpoint, error) {
+	e := &endpoint{key: key, shards: make([]shard, threads)}
+	if path, ok := strings.CutPrefix(key.address, "unix:"); ok {
+		e.path = path
+		return e, nil
+	}
+	addr, err := netip.ParseAddrPort(key.address)
+	if err != nil {
+		return nil, fmt.Errorf("backend address %q: %w", key.address, err)
+	}
+	e.addr = addr
+	return e, nil
+}
+
+// put makes c available to all threads.
+func (e *endpoint) put(c *clientH1, limits *lb.PoolLimits) {
+	if e.retired.Load() || e.idle.Load() >= int64(limits.Idle) {
+		c.close()
+		return
+	}
+	c.idleSince = c.thread.loop.Now()
+	c.conn.Watch(true)
+	e.idle.Add(1)
+	s := &e.shards[c.thread.index]
+	s.mu.Lock()
+	s.conns = append(s.conns, c)
+	s.mu.Unlock()
+}
+
+// take returns an idle connection on t's loop: one of its own, else one of a
+// sibling's.
+func (e *endpoint) take(t *thread) *clientH1 {
+	if e.idle.Load() == 0 {
+		return nil
+	}
+	s := &e.shards[t.index]
+	s.mu.Lock()
+	c := s.pop()
+	s.mu.Unlock()
+	if c != nil {
+		e.idle.Add(-1)
+		c.conn.Watch(false)
+		return c
+	}
+	for i := range e.shards {
+		if i == t.index {
+			continue
+		}
+		if c := e.steal(&e.shards[i], t); c != nil {
+			return c
+		}
+	}
+	return nil
+}
+
+func (s *shard) pop() *clientH1 {
+	n := len(s.conns) - 1
+	if n < 0 {
+		return nil
+	}
+	c := s.conns[n]
+	s.conns[n] = nil
+	s.conns = s.conns[:n]
+	return c
+}
+
+// remove takes c out, unless somebody else has.
+func (s *shard) remove(c *clientH1) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.Index(s.conns, c)
+	if i < 0 {
+		return false
+	}
+	s.conns = slices.Delete(s.conns, i, i+1)
+	return true
+}
+
+// steal moves a sibling's idle connection to t's loop. The sibling's loop hears
+// no more of the descriptor, and forgets its connection when it gets to it.
+func (e *endpoint) steal(s *shard, t *thread) *clientH1 {
+	for {
+		s.mu.Lock()
+		c := s.pop()
+		if c == nil {
+			s.mu.Unlock()
+			return nil
+		}
+		fd := c.conn.Steal()
+		s.mu.Unlock()
+		e.idle.Add(-1)
+		c.thread.loop.Post(c.conn.Forget)
+		if !quiet(fd) { // it ended, or said something unasked, in the meantime
+			unix.Close(fd)
+			e.open.Add(-1)
+			t.counts.stale.Add(1)
+			continue
+		}
+		t.counts.takeovers.Add(1)
+		moved := &clientH1{thread: t, endpoint: e, born: t.loop.Now() - (c.thread.loop.Now() - c.born), maxAge: c.maxAge, limits: c.limits, uses: c.uses}
+		if err := moved.conn.Init(t.loop, fd, moved); err != nil {
+			e.open.Add(-1)
+			return nil
+		}
+		moved.t = &moved.conn
+		return moved
+	}
+}
+
+// quiet reports whether an idle connection has neither ended nor been sent
+// anything.
+func quiet(fd int) bool {
+	var b [1]byte
+	_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == unix.EAGAIN
+}
+
+// sweep closes the idle connections of t that are too old.
+func (e *endpoint) sweep(t *thread) {
+	s := &e.shards[t.index]
+	s.mu.Lock()
+	var old []*clientH1
+	s.conns = slices.DeleteFunc(s.conns, func(c *clientH1) bool {
+		if !e.retired.Load() && !c.old(t.loop.Now()) {
+			return false
+		}
+		old = append(old, c)
+		return true
+	})
+	s.mu.Unlock()
+	for _, c := range old {
+		e.idle.Add(-1)
+		c.close()
+	}
+}
+
+// sweepEvery is how often each thread looks at its idle connections.
+const sweepEvery = time.Second

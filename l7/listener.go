@@ -1,0 +1,130 @@
+package l7
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// acceptor accepts for one listener on one thread.
+type acceptor struct {
+	thread   *thread
+	listener string
+	ln       *loop.Listener
+}
+
+// listen starts to accept on fd, which it owns.
+func (t *thread) listen(listener string, fd int) error {
+	a := &acceptor{thread: t, listener: listener}
+	ln, err := t.loop.Listen(fd, a)
+	if err != nil {
+		return fmt.Errorf("accept for listener %s: %w", listener, err)
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // inherited by what is accepted; no matter on a unix socket
+	a.ln = ln
+	t.listeners[fd] = a
+	return nil
+}
+
+// unlisten ends what listen began.
+func (t *thread) unlisten(fd int) {
+	if a := t.listeners[fd]; a != nil {
+		delete(t.listeners, fd)
+		a.ln.Close()
+	}
+}
+
+// Accepted is the loop's: a new client.
+func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
+	t := a.thread
+	p := t.proxy
+	v := p.view.Load()
+	l := v.listeners[a.listener]
+	if l == nil || p.connections.Add(1) > int64(v.config.Limits.Connections) {
+		if l != nil {
+			p.connections.Add(-1)
+		}
+		t.counts.refused.Add(1)
+		unix.Close(fd)
+		return
+	}
+	t.counts.accepts.Add(1)
+	c := &client{proxy: p, listener: a.listener, peer: peer, local: l.config.Bind, scheme: "http"}
+	if l.config.Bind.Addr().IsUnspecified() {
+		c.local, _ = loop.LocalAddr(fd)
+	}
+	switch l.config.Protocol {
+	case lb.ListenHTTP:
+		t.serveH1(fd, c)
+	case lb.ListenHTTPS:
+		c.scheme = "https"
+		t.serveTLS(fd, c, l)
+	default:
+		t.serveTCP(fd, c, l)
+	}
+}
+
+// client is who is at the other end of a connection.
+type client struct {
+	proxy    *Proxy
+	listener string
+	scheme   string
+	peer     netip.AddrPort
+	local    netip.AddrPort
+	security *security // nil: plain
+}
+
+// describe fills in what a request says of its client.
+func (c *client) describe(r *Request) {
+	r.Client, r.Local, r.Listener = c.peer, c.local, c.listener
+	if c.security != nil {
+		r.ServerName, r.Certificate = c.security.ServerName, c.security.Subject
+	}
+}
+
+// gone counts the client out.
+func (c *client) gone() { c.proxy.clientGone() }
+
+// clientConn is a client's connection, as a drain sees it.
+type clientConn interface {
+	drain()      // tell the client to go; close when idle
+	cut()        // close now
+	index() *int // its place in the list
+}
+
+// clientList holds a thread's client connections; each knows its place.
+type clientList []clientConn
+
+func (l *clientList) add(c clientConn) {
+	*c.index() = len(*l)
+	*l = append(*l, c)
+}
+
+func (l *clientList) remove(c clientConn) {
+	i, last := *c.index(), len(*l)-1
+	if i > last || (*l)[i] != c {
+		return
+	}
+	(*l)[i] = (*l)[last]
+	*(*l)[i].index() = i
+	(*l)[last] = nil
+	*l = (*l)[:last]
+}
+
+// each calls f with every connection there is now; f may remove it.
+func (l *clientList) each(f func(clientConn)) {
+	for i := len(*l) - 1; i >= 0; i-- {
+		if i < len(*l) {
+			f((*l)[i])
+		}
+	}
+}
+
+// Not built yet.
+
+func (t *thread) serveTLS(fd int, c *client, l *listener) { unix.Close(fd); c.gone() }
+func (t *thread) serveTCP(fd int, c *client, l *listener) { unix.Close(fd); c.gone() }

@@ -1,0 +1,133 @@
+package l7
+
+import (
+	"context"
+	"slices"
+
+	"github.com/cirque-lb/lb"
+)
+
+// maxBlocking is how many Blocking phases run at once in a proxy.
+const maxBlocking = 256
+
+// heldEvent is what happened to an exchange while a phase ran off the loop.
+type heldEvent struct {
+	kind   heldKind
+	data   []byte
+	header Header
+	end    bool
+	err    *Error
+}
+
+type heldKind uint8
+
+const (
+	heldBody heldKind = iota
+	heldTrailers
+	heldRefuse
+	heldGone
+	heldUpBody
+	heldUpTrailers
+	heldUpFailed
+)
+
+// offload runs a phase on a goroutine and then on the loop. The loop leaves the
+// session alone meanwhile: both sides pause, and what they had read already is
+// held.
+func (x *exchange) offload(f *Filter, phase func() (*Response, error), then func(*Response, error)) {
+	p := x.thread.proxy
+	if p.blocking.Add(1) > maxBlocking {
+		p.blocking.Add(-1)
+		then(nil, &Error{Status: 503, Reason: lb.Overload})
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	x.session.ctx, x.cancel = ctx, cancel
+	x.suspended = true
+	x.thread.loop.Stop(&x.timer)
+	x.pauseIn()
+	if x.up != nil {
+		x.up.pauseBody()
+		x.outPaused = true
+	}
+	go x.runPhase(phase, then)
+}
+
+func (x *exchange) runPhase(phase func() (*Response, error), then func(*Response, error)) {
+	res, err := phase()
+	x.thread.proxy.blocking.Add(-1)
+	x.thread.loop.Post(func() { x.resume(res, err, then) })
+}
+
+// resume goes on where offload left, then with what was held.
+func (x *exchange) resume(res *Response, err error, then func(*Response, error)) {
+	x.suspended = false
+	x.cancel()
+	x.session.ctx, x.cancel = nil, nil
+	held := x.held
+	x.held = nil
+	if i := slices.IndexFunc(held, func(h heldEvent) bool { return h.kind == heldGone }); i >= 0 {
+		x.finish(held[i].err)
+		return
+	}
+	number := x.number
+	then(res, err)
+	x.catchUp(number, held)
+}
+
+// catchUp lets happen what was held, as long as the exchange is the same, and
+// lets both sides go on.
+func (x *exchange) catchUp(number uint64, held []heldEvent) {
+	for i, h := range held {
+		if x.number != number || x.over {
+			return
+		}
+		if x.suspended {
+			x.held = append(x.held, held[i:]...)
+			return
+		}
+		x.happen(h)
+	}
+	if x.number != number || x.over || x.suspended {
+		return
+	}
+	if x.outPaused && x.down.buffered() == 0 {
+		x.clientDrained()
+	}
+	if x.inPaused && (x.sending && x.up.buffered() < highWater || !x.sending && len(x.kept) < highWater) {
+		x.inPaused = false
+		x.down.resumeBody()
+	}
+}
+
+func (x *exchange) happen(h heldEvent) {
+	switch h.kind {
+	case heldBody:
+		x.requestBody(h.data, h.end)
+	case heldTrailers:
+		x.requestTrailers(h.header)
+	case heldRefuse:
+		x.refuse(x.session.Request, h.err)
+	case heldUpBody:
+		x.upstreamBody(h.data, h.end)
+	case heldUpTrailers:
+		x.upstreamTrailers(h.header)
+	case heldUpFailed:
+		x.attemptFailed(h.err)
+	}
+}
+
+// hold keeps an event for later if a phase runs off the loop. Both sides are
+// paused, so what can come is what one read brought.
+func (x *exchange) hold(h heldEvent) bool {
+	if !x.suspended {
+		return false
+	}
+	if h.kind == heldGone && x.cancel != nil {
+		x.cancel()
+	}
+	h.data = slices.Clone(h.data)
+	h.header = slices.Clone(h.header)
+	x.held = append(x.held, h)
+	return true
+}

@@ -1,0 +1,301 @@
+package l7
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/cirque-lb/lb"
+)
+
+// requestPhases runs the Request phases from the k-th on, first to last, and
+// goes on to dispatch.
+func (x *exchange) requestPhases(k int) {
+	for ; k < len(x.chain.request); k++ {
+		i := x.chain.request[k]
+		f := &x.chain.filters[i]
+		x.entered = i + 1
+		if f.Blocking {
+			x.offload(f, func() (*Response, error) { return x.callRequest(f) }, func(res *Response, err error) {
+				if x.passed(i, res, err) {
+					x.requestPhases(k + 1)
+				}
+			})
+			return
+		}
+		if res, err := x.callRequest(f); !x.passed(i, res, err) {
+			return
+		}
+	}
+	x.entered = len(x.chain.filters)
+	x.dispatch()
+}
+
+// passed reports whether the i-th filter lets the request go on; else the way
+// out has begun, before it.
+func (x *exchange) passed(i int, res *Response, err error) bool {
+	switch {
+	case err != nil:
+		x.turned = i
+		x.fail(x.filterError(i, err))
+	case res != nil:
+		x.turned = i
+		x.answer(res)
+	default:
+		return true
+	}
+	return false
+}
+
+// pickPhases asks the filters for a backend, then the balancer.
+func (x *exchange) pickPhases(k int) {
+	for ; k < len(x.chain.pick); k++ {
+		i := x.chain.pick[k]
+		f := &x.chain.filters[i]
+		if f.Blocking {
+			var b *Backend
+			x.offload(f, func() (_ *Response, err error) { b, err = x.callPick(f); return nil, err }, func(_ *Response, err error) {
+				if !x.picked(i, b, err) {
+					x.pickPhases(k + 1)
+				}
+			})
+			return
+		}
+		if b, err := x.callPick(f); x.picked(i, b, err) {
+			return
+		}
+	}
+	x.pick()
+}
+
+// picked reports whether the i-th filter's word ends the choice.
+func (x *exchange) picked(i int, b *Backend, err error) bool {
+	switch {
+	case err != nil:
+		x.fail(x.filterError(i, err))
+	case b != nil:
+		x.connect(b)
+	default:
+		return false
+	}
+	return true
+}
+
+// upstreamPhases makes the last edits of what the backend gets, and sends it.
+func (x *exchange) upstreamPhases(k int) {
+	for ; k < len(x.chain.upstream); k++ {
+		i := x.chain.upstream[k]
+		f := &x.chain.filters[i]
+		if f.Blocking {
+			x.offload(f, func() (*Response, error) { return nil, x.callUpstream(f) }, func(_ *Response, err error) {
+				if x.edited(i, err) {
+					x.upstreamPhases(k + 1)
+				}
+			})
+			return
+		}
+		if !x.edited(i, x.callUpstream(f)) {
+			return
+		}
+	}
+	x.send()
+}
+
+func (x *exchange) edited(i int, err error) bool {
+	if err != nil {
+		x.dropAttempt()
+		x.fail(x.filterError(i, err))
+		return false
+	}
+	if x.up == nil { // the backend went away while a phase blocked
+		return false
+	}
+	return true
+}
+
+// retryPhases asks the filters, who may say no.
+func (x *exchange) retryPhases(e *Error) {
+	for _, i := range x.chain.retry {
+		if !x.callRetry(&x.chain.filters[i], e) {
+			x.fail(e)
+			return
+		}
+	}
+	x.again(e)
+}
+
+// responsePhases runs the Response phases from the k-th on, last to first,
+// starting before the filter that turned around, and sends the head.
+func (x *exchange) responsePhases(k int) {
+	for ; k < len(x.chain.response); k++ {
+		i := x.chain.response[k]
+		if i >= x.turned {
+			continue
+		}
+		f := &x.chain.filters[i]
+		if f.Blocking {
+			x.offload(f, func() (*Response, error) { return nil, x.callResponse(f) }, func(_ *Response, err error) {
+				if x.shaped(i, err) {
+					x.responsePhases(k + 1)
+				}
+			})
+			return
+		}
+		if !x.shaped(i, x.callResponse(f)) {
+			return
+		}
+	}
+	x.sendHead()
+}
+
+// shaped: a filter that fails on the way out leaves those before it to answer.
+func (x *exchange) shaped(i int, err error) bool {
+	if err == nil {
+		return true
+	}
+	x.turned = i
+	x.dropAttempt()
+	x.fail(x.filterError(i, err))
+	return false
+}
+
+// requestBodyPhases runs p through the filters; false: the exchange failed.
+func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, bool) {
+	for _, i := range x.chain.requestBody {
+		if i >= x.turned {
+			break // it never saw the request
+		}
+		var err error
+		if p, err = x.callBody(i, "RequestBody", x.chain.filters[i].RequestBody, p, end); err != nil {
+			x.dropAttempt()
+			x.fail(x.filterError(i, err))
+			return nil, false
+		}
+	}
+	return p, true
+}
+
+// responseBodyPhases does the same on the way out.
+func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, bool) {
+	for _, i := range x.chain.responseBody {
+		if i >= x.turned {
+			continue
+		}
+		var err error
+		if p, err = x.callBody(i, "ResponseBody", x.chain.filters[i].ResponseBody, p, end); err != nil {
+			x.dropAttempt()
+			x.abort(x.filterError(i, err))
+			return nil, false
+		}
+	}
+	return p, true
+}
+
+// hasResponseBody reports whether a filter may change the body.
+func (x *exchange) hasResponseBody() bool {
+	for _, i := range x.chain.responseBody {
+		if i < x.turned {
+			return true
+		}
+	}
+	return false
+}
+
+// failPhases returns the response of the first filter that has one for e.
+func (x *exchange) failPhases(e *Error) *Response {
+	for _, i := range x.chain.fail {
+		if i >= x.turned {
+			continue
+		}
+		if res := x.callFail(&x.chain.filters[i], e); res != nil {
+			x.turned = i
+			return res
+		}
+	}
+	return nil
+}
+
+// logPhases tells every filter whose Request was, or would have been, entered.
+func (x *exchange) logPhases() {
+	for _, i := range x.chain.log {
+		if i < x.entered {
+			x.callLog(&x.chain.filters[i])
+		}
+	}
+}
+
+// The calls, each isolated: a panic becomes an error that names its place.
+
+func (x *exchange) callRequest(f *Filter) (res *Response, err error) {
+	defer x.rescue(f, "Request", &err)
+	return f.Request(&x.session)
+}
+
+func (x *exchange) callPick(f *Filter) (b *Backend, err error) {
+	defer x.rescue(f, "Pick", &err)
+	return f.Pick(&x.session)
+}
+
+func (x *exchange) callUpstream(f *Filter) (err error) {
+	defer x.rescue(f, "Upstream", &err)
+	return f.Upstream(&x.session, &x.request)
+}
+
+func (x *exchange) callRetry(f *Filter, e *Error) (again bool) {
+	var err error
+	defer x.rescue(f, "Retry", &err) // after a panic again is false
+	return f.Retry(&x.session, e)
+}
+
+func (x *exchange) callResponse(f *Filter) (err error) {
+	defer x.rescue(f, "Response", &err)
+	return f.Response(&x.session, x.session.Response)
+}
+
+func (x *exchange) callBody(i int, phase string, body func(*Session, []byte, bool) ([]byte, error), p []byte, end bool) (out []byte, err error) {
+	defer x.rescue(&x.chain.filters[i], phase, &err)
+	return body(&x.session, p, end)
+}
+
+func (x *exchange) callFail(f *Filter, e *Error) (res *Response) {
+	var err error
+	defer x.rescue(f, "Fail", &err)
+	return f.Fail(&x.session, e)
+}
+
+func (x *exchange) callLog(f *Filter) {
+	var err error
+	defer x.rescue(f, "Log", &err)
+	f.Log(&x.session, x.reported())
+}
+
+// reported is the failure as an error that may be nil.
+func (x *exchange) reported() error {
+	if x.failure == nil {
+		return nil
+	}
+	return x.failure
+}
+
+// rescue makes an error of a panic.
+func (x *exchange) rescue(f *Filter, phase string, err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	*err = &Error{Status: 500, Reason: lb.FilterPanic, Err: fmt.Errorf("filter %s panicked in %s: %v", f.Name, phase, r)}
+	x.thread.tally.panicked(f.Name)
+	x.thread.proxy.log.Error("filter panicked", "filter", f.Name, "phase", phase, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+}
+
+// filterError makes what the i-th filter returned an *Error.
+func (x *exchange) filterError(i int, err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		if e.Status == 0 {
+			e = &Error{Status: 500, Source: e.Source, Reason: e.Reason, Err: e.Err}
+		}
+		return e
+	}
+	return &Error{Status: 500, Reason: lb.FilterError, Err: fmt.Errorf("filter %s: %w", x.chain.filters[i].Name, err)}
+}

@@ -1,0 +1,563 @@
+package l7
+
+import (
+	"io"
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/h1"
+	"github.com/cirque-lb/lb/l7/h2"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// serverH1 is an HTTP/1 connection of a client; it is the downstream of its
+// current request.
+type serverH1 struct {
+	conn   loop.Conn
+	t      transport // &conn, or TLS over it
+	thread *thread
+	client *client
+
+	turn  *turnH1 // the current request; nil while idle
+	held  []byte  // received behind the current request, of the loop's buffers
+	timer loop.Timer
+	place int // in thread.clients
+
+	state      serverState
+	consuming  bool // Received is at work: what is behind a request waits for it
+	pausedBody bool
+	pausedHeld bool
+	noPreface  bool // the first bytes are not HTTP/2's
+	closeNext  bool // the connection ends with the current response
+	failed     bool // nothing more can be said to the client
+	served     int
+	lingered   int
+}
+
+type serverState uint8
+
+const (
+	serverHead   serverState = iota // a head, or its rest, is to come
+	serverBody                      // of the request
+	serverAnswer                    // the request is whole, its response is not
+	serverTunnel
+	serverLinger // all is said; what the client still sends is dropped
+	serverClosed
+)
+
+const (
+	heldLimit   = 64 << 10 // pipelined bytes beyond which reading stops
+	lingerLimit = 1 << 20  // dropped bytes beyond which lingering ends
+)
+
+// turnH1 is what a serverH1 needs for one request.
+type turnH1 struct {
+	head    []byte // what the strings of parsed point into
+	parsed  h1.Request
+	body    h1.Body
+	request Request
+	x       *exchange // from begin to done
+
+	framing h1.Framing // of the response
+	left    int64      // of a response with a length
+	noBody  bool       // the response has none whatever its head says
+	timed   bool       // the head has begun and has to end in time
+}
+
+func (t *turnH1) reset() {
+	head := t.head[:0]
+	if cap(head) > keepHead {
+		head = nil
+	}
+	parsed := t.parsed
+	parsed.Reset()
+	*t = turnH1{head: head, parsed: parsed}
+}
+
+// serveH1 makes an HTTP/1 connection of a plain socket.
+func (t *thread) serveH1(fd int, client *client) {
+	s := &serverH1{thread: t, client: client}
+	if err := s.conn.Init(t.loop, fd, s); err != nil {
+		client.gone()
+		return
+	}
+	s.t = &s.conn
+	t.clients.add(s)
+	t.loop.Set(&s.timer, headTimeout, s)
+}
+
+// Received is the transport's.
+func (s *serverH1) Received(p []byte) {
+	if len(s.held) > 0 || s.consuming {
+		s.hold(p)
+		return
+	}
+	s.consume(p)
+}
+
+// consume takes what can be taken now, and holds the rest.
+func (s *serverH1) consume(p []byte) {
+	s.consuming = true
+	for len(p) > 0 && s.state != serverAnswer && s.state != serverClosed {
+		p = s.step(p)
+	}
+	s.consuming = false
+	if len(p) > 0 && s.state != serverClosed {
+		s.hold(p)
+	}
+}
+
+// hold keeps pipelined bytes until their turn, and stops reading when they are
+// too many.
+func (s *serverH1) hold(p []byte) {
+	s.held = s.thread.loop.Append(s.held, p)
+	if len(s.held) >= heldLimit && !s.pausedHeld {
+		s.pausedHeld = true
+		s.t.Pause()
+	}
+}
+
+// RunLater goes on with what was held.
+func (s *serverH1) RunLater() {
+	if s.state == serverClosed || len(s.held) == 0 {
+		return
+	}
+	held := s.held
+	s.held = nil
+	s.consume(held)
+	s.thread.loop.Recycle(held[:0])
+	if s.pausedHeld && len(s.held) < heldLimit && s.state != serverClosed {
+		s.pausedHeld = false
+		s.resumeReading()
+	}
+}
+
+func (s *serverH1) resumeReading() {
+	if !s.pausedBody && !s.pausedHeld {
+		s.t.Resume()
+	}
+}
+
+// step takes one thing from the front of p and returns the rest.
+func (s *serverH1) step(p []byte) []byte {
+	switch s.state {
+	case serverHead:
+		return s.readHead(p)
+	case serverBody:
+		return s.readBody(p)
+	case serverTunnel:
+		s.turn.x.requestBody(p, false)
+		return nil
+	}
+	s.linger(len(p))
+	return nil
+}
+
+// readHead takes bytes of a request's head.
+func (s *serverH1) readHead(p []byte) []byte {
+	t := s.turn
+	if t == nil {
+		t = s.thread.turns.get()
+		s.turn = t
+	}
+	if !s.noPreface {
+		var h2 bool
+		if p, h2 = s.sniff(p); h2 {
+			return nil
+		}
+	}
+	for len(p) > 0 {
+		had, take := len(t.head), min(len(p), firstHead+len(t.head))
+		t.head = append(t.head, p[:take]...)
+		n, err := t.parsed.Parse(t.head, &s.thread.proxy.view.Load().limits)
+		if err != nil {
+			s.refuse(requestError(err))
+			return nil
+		}
+		if n > 0 {
+			t.head = t.head[:n]
+			s.begin()
+			return p[n-had:]
+		}
+		p = p[take:]
+	}
+	s.waitHead()
+	return nil
+}
+
+// waitHead: a head has begun and must end in time.
+func (s *serverH1) waitHead() {
+	if !s.turn.timed {
+		s.turn.timed = true
+		s.thread.loop.Stop(&s.timer)
+		s.thread.loop.Set(&s.timer, headTimeout, s)
+	}
+}
+
+// sniff looks for HTTP/2's preface in the first bytes of a connection. It
+// returns the bytes to go on with: none while it is undecided.
+func (s *serverH1) sniff(p []byte) ([]byte, bool) {
+	t := s.turn
+	seen := append(t.head, p...)
+	n := min(len(seen), len(h2.Preface))
+	switch {
+	case string(seen[:n]) != h2.Preface[:n]:
+		s.noPreface = true
+		t.head = t.head[:0]
+		return seen, false
+	case n < len(h2.Preface):
+		t.head = seen
+		s.waitHead()
+		return nil, true
+	}
+	s.becomeH2(seen)
+	return nil, true
+}
+
+// becomeH2 hands the connection over to HTTP/2.
+func (s *serverH1) becomeH2(seen []byte) {
+	s.thread.loop.Stop(&s.timer)
+	s.thread.clients.remove(s)
+	s.state = serverClosed
+	t := s.turn
+	s.turn = nil
+	s.thread.serveH2(s.t, s.client, seen)
+	s.thread.turns.put(t)
+}
+
+// request fills in what the exchange sees of the parsed head.
+func (s *serverH1) request() *Request {
+	t := s.turn
+	t.request = Request{
+		Method: t.parsed.Method, Scheme: s.client.scheme, Host: t.parsed.Host, Target: t.parsed.Target,
+		Version: version(t.parsed.Minor), Header: t.parsed.Fields, Length: t.parsed.Length, Upgrade: t.parsed.Upgrade,
+	}
+	s.client.describe(&t.request)
+	return &t.request
+}
+
+// begin starts the exchange of a whole head.
+func (s *serverH1) begin() {
+	t := s.turn
+	s.served++
+	s.closeNext = t.parsed.Close
+	t.body.Reset(t.parsed.Framing, t.parsed.Length, &s.thread.proxy.view.Load().limits)
+	s.state = serverBody
+	if t.body.Done() {
+		s.state = serverAnswer
+	}
+	t.x = s.thread.exchange(s)
+	t.x.begin(s.request(), s.state == serverAnswer)
+}
+
+// refuse answers a request that is none, or whose body is none. The framing is
+// in doubt: the connection ends.
+func (s *serverH1) refuse(e *Error) {
+	t := s.turn
+	s.closeNext = true
+	s.state = serverAnswer
+	if t.x == nil {
+		t.x = s.thread.exchange(s)
+		t.x.refuse(s.request(), e)
+		return
+	}
+	t.x.refuse(nil, e)
+}
+
+// readBody takes bytes of a request's body.
+func (s *serverH1) readBody(p []byte) []byte {
+	t := s.turn
+	data, n, err := t.body.Next(p)
+	if err != nil {
+		s.refuse(requestError(err))
+		return nil
+	}
+	done := t.body.Done()
+	if done {
+		s.state = serverAnswer
+	}
+	switch x := t.x; {
+	case done && len(t.body.Trailers()) > 0:
+		if len(data) > 0 {
+			x.requestBody(data, false)
+		}
+		if s.turn == t && t.x == x {
+			x.requestTrailers(t.body.Trailers())
+		}
+	case done || len(data) > 0:
+		x.requestBody(data, done)
+	}
+	return p[n:]
+}
+
+// sendInfo is downstream's.
+func (s *serverH1) sendInfo(status int, h Header) {
+	s.thread.text = h1.AppendResponse(s.thread.text[:0], status, "", h, h1.Out{Length: -1})
+	s.t.Write(s.thread.text)
+}
+
+func (s *serverH1) sendHead(res *Response, end bool) {
+	t := s.turn
+	out := h1.Out{Length: -1, Upgrade: res.Upgrade}
+	if res.Status != 101 {
+		s.frame(&out, res, end)
+		out.Close = s.closes()
+		out.KeepAlive = !out.Close && t.request.Version == HTTP10
+	} else {
+		s.startTunnel()
+	}
+	header := res.Header
+	if res.Status >= 200 && !header.Has("date") {
+		header = append(header, Field{Name: "Date", Value: s.thread.dateText()})
+	}
+	head := h1.AppendResponse(s.thread.text[:0], res.Status, "", header, out)
+	s.thread.text = head
+	s.t.Write(head)
+}
+
+// frame chooses how the client finds the response's end.
+func (s *serverH1) frame(out *h1.Out, res *Response, end bool) {
+	t := s.turn
+	t.noBody = t.request.Method == "HEAD" || res.Status == 304 || res.Status == 204
+	switch {
+	case t.noBody:
+		out.Length = res.Length
+	case end:
+		out.Framing, out.Length = h1.Length, 0
+	case res.Length >= 0:
+		out.Framing, out.Length = h1.Length, res.Length
+	case t.request.Version == HTTP10:
+		out.Framing = h1.UntilClose
+		s.closeNext = true
+	default:
+		out.Framing = h1.Chunked
+	}
+	t.framing, t.left = out.Framing, out.Length
+}
+
+// closes reports whether the connection ends with this response: by the wish of
+// either side, or because the rest of the request is not going to be read.
+func (s *serverH1) closes() bool {
+	if s.state == serverBody || s.thread.draining() {
+		s.closeNext = true
+	}
+	return s.closeNext
+}
+
+func (s *serverH1) sendBody(p []byte, end bool) {
+	t := s.turn
+	switch {
+	case s.state == serverTunnel:
+		s.t.Write(p)
+		if end {
+			s.t.CloseWrite()
+		}
+	case t.noBody:
+	case t.framing == h1.Chunked:
+		s.thread.writeChunk(s.t, p)
+		if end {
+			s.t.Write(lastChunk)
+		}
+	case t.framing == h1.Length:
+		s.sendLength(p, end)
+	default:
+		s.t.Write(p)
+	}
+}
+
+var lastChunk = []byte("0\r\n\r\n")
+
+// sendLength sends a body whose length was announced. One that is longer or
+// shorter cannot be mended: the connection ends without looking complete.
+func (s *serverH1) sendLength(p []byte, end bool) {
+	t := s.turn
+	if int64(len(p)) > t.left {
+		p = p[:t.left]
+		s.closeNext = true
+	}
+	t.left -= int64(len(p))
+	s.t.Write(p)
+	if end && t.left > 0 {
+		s.failed = true
+	}
+}
+
+func (s *serverH1) sendTrailers(h Header) {
+	if t := s.turn; t.framing == h1.Chunked && !t.noBody {
+		s.thread.text = h1.AppendLastChunk(s.thread.text[:0], h)
+		s.t.Write(s.thread.text)
+	}
+}
+
+func (s *serverH1) pauseBody() {
+	s.pausedBody = true
+	s.t.Pause()
+}
+
+func (s *serverH1) resumeBody() {
+	s.pausedBody = false
+	s.resumeReading()
+}
+
+func (s *serverH1) buffered() int { return s.t.Buffered() }
+
+// abort: the response is not whole, and must not look so.
+func (s *serverH1) abort(*Error) { s.failed = true }
+
+// done ends the exchange: the next request's turn, or the end.
+func (s *serverH1) done() {
+	whole := s.state == serverAnswer
+	tunnel := s.state == serverTunnel
+	s.thread.turns.put(s.turn)
+	s.turn = nil
+	if s.pausedBody {
+		s.resumeBody()
+	}
+	switch {
+	case s.failed:
+		s.cutOff()
+	case tunnel:
+		s.finish()
+	case s.closeNext && whole && len(s.held) == 0:
+		s.finish()
+	case s.closeNext || !whole:
+		s.startLinger()
+	default:
+		s.next()
+	}
+}
+
+// next makes ready for the next request.
+func (s *serverH1) next() {
+	s.state = serverHead
+	s.thread.loop.Set(&s.timer, s.keepAlive(), s)
+	if len(s.held) > 0 && !s.consuming {
+		s.thread.loop.Later(s)
+	}
+}
+
+// keepAlive is how long the connection may be idle.
+func (s *serverH1) keepAlive() time.Duration {
+	if s.thread.leaving {
+		return s.thread.idleGrace()
+	}
+	return keepAliveTimeout
+}
+
+// startTunnel: the client's bytes are no more requests.
+func (s *serverH1) startTunnel() {
+	s.state = serverTunnel
+	s.closeNext = true
+	if len(s.held) > 0 && !s.consuming {
+		s.thread.loop.Later(s)
+	}
+}
+
+// startLinger says FIN and reads on for a while: closing a socket with unread
+// bytes would reset it and take our response from the client's hands.
+func (s *serverH1) startLinger() {
+	s.state = serverLinger
+	s.release()
+	s.pausedHeld = false
+	s.t.Resume()
+	s.t.CloseWrite()
+	s.thread.loop.Stop(&s.timer)
+	s.thread.loop.Set(&s.timer, lingerTimeout, s)
+}
+
+func (s *serverH1) linger(n int) {
+	if s.lingered += n; s.lingered > lingerLimit {
+		s.cutOff()
+	}
+}
+
+func (s *serverH1) release() {
+	if s.held != nil {
+		s.thread.loop.Recycle(s.held[:0])
+		s.held = nil
+	}
+}
+
+// finish closes after all is written.
+func (s *serverH1) finish() {
+	if s.leave() {
+		s.t.Finish()
+	}
+}
+
+// cutOff closes now.
+func (s *serverH1) cutOff() {
+	if s.leave() {
+		s.t.Close()
+	}
+}
+
+// leave takes the connection out of the books, once.
+func (s *serverH1) leave() bool {
+	if s.state == serverClosed {
+		return false
+	}
+	s.state = serverClosed
+	s.release()
+	s.thread.loop.Stop(&s.timer)
+	if s.turn != nil {
+		s.thread.turns.put(s.turn)
+		s.turn = nil
+	}
+	s.thread.clients.remove(s)
+	s.client.gone()
+	return true
+}
+
+// Ended is the transport's.
+func (s *serverH1) Ended(err error) {
+	switch {
+	case s.turn == nil || s.turn.x == nil:
+		s.cutOff()
+	case s.state == serverTunnel && err == io.EOF:
+		s.turn.x.requestBody(nil, true)
+	default:
+		s.failed = true
+		s.turn.x.clientGone(err)
+	}
+}
+
+// Drained is the transport's.
+func (s *serverH1) Drained() {
+	if s.turn != nil && s.turn.x != nil {
+		s.turn.x.clientDrained()
+	}
+}
+
+// Expired: too slow a head, too long a silence, or the end of lingering. While
+// an exchange runs, its own timer counts.
+func (s *serverH1) Expired(*loop.Timer) {
+	switch {
+	case s.turn != nil && s.turn.x != nil:
+	case s.state == serverHead && s.turn != nil && len(s.turn.head) > 0:
+		s.refuse(&Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout})
+	default:
+		s.cutOff()
+	}
+}
+
+// drain tells the client to go with its next response, and closes an idle
+// connection soon.
+func (s *serverH1) drain() {
+	if s.turn == nil && s.state == serverHead {
+		s.thread.loop.Stop(&s.timer)
+		s.thread.loop.Set(&s.timer, s.keepAlive(), s)
+	}
+}
+
+// cut ends the connection now.
+func (s *serverH1) cut() {
+	if t := s.turn; t != nil && t.x != nil {
+		s.failed = true
+		t.x.cutDown()
+		return
+	}
+	s.cutOff()
+}
+
+func (s *serverH1) index() *int { return &s.place }

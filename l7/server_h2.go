@@ -1,0 +1,549 @@
+package l7
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/h1"
+	"github.com/cirque-lb/lb/l7/h2"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// serverH2 is an HTTP/2 connection of a client. Its streams are downstreams.
+// What streams write is gathered in conn and goes out once, late in the turn.
+type serverH2 struct {
+	t      transport
+	thread *thread
+	client *client
+	conn   *h2.Conn
+	timer  loop.Timer
+	place  int // in thread.clients
+
+	state    serverState // serverHead while alive, serverLinger, serverClosed
+	soiled   bool        // RunLater is due
+	paused   bool
+	quiet    time.Duration // since when there are no streams
+	partial  time.Duration // since when something is begun and not ended, -1 when nothing is
+	lingered int
+	free     []*streamH2
+}
+
+// Time-outs of HTTP/2 connections.
+const (
+	h2IdleTimeout = 5 * time.Minute
+	h2StallCheck  = 5 * time.Second
+	// h2DrainWait is how long a client may take to see the first GOAWAY.
+	h2DrainWait = time.Second
+	// h2Ahead is how much is handed to the transport before the kernel took it.
+	h2Ahead = 64 << 10
+)
+
+// streamH2 is one request of a serverH2.
+type streamH2 struct {
+	c       *serverH2
+	s       *h2.Stream // nil once it is closed
+	x       *exchange  // nil once it is over
+	request Request
+
+	sent    int64 // of s, when it was last looked at
+	stalled time.Duration
+}
+
+// serveH2 makes an HTTP/2 connection of tr, whose first bytes were seen.
+func (t *thread) serveH2(tr transport, cl *client, seen []byte) {
+	c := &serverH2{t: tr, thread: t, client: cl, quiet: t.loop.Now(), partial: -1}
+	limits := &t.proxy.view.Load().config.Limits
+	c.conn = h2.New(&h2.Config{HeaderList: uint32(limits.Head), Fields: limits.Fields}, c)
+	tr.Use(c)
+	t.clients.add(c)
+	if t.leaving {
+		c.conn.Drain()
+	}
+	c.wait()
+	c.Received(seen)
+}
+
+// Received is the transport's.
+func (c *serverH2) Received(p []byte) {
+	switch c.state {
+	case serverHead:
+		// What is wrong is told by the GOAWAY, which flush follows with the end.
+		_ = c.conn.Receive(p, c.thread.loop.Now())
+		c.notePartial()
+		c.soil()
+	case serverLinger:
+		if c.lingered += len(p); c.lingered > lingerLimit {
+			c.cutOff()
+		}
+	}
+}
+
+// notePartial bounds the time that something may take which is not a body.
+func (c *serverH2) notePartial() {
+	switch {
+	case !c.conn.Partial():
+		c.partial = -1
+	case c.partial < 0:
+		c.partial = c.thread.loop.Now()
+		c.wait()
+	}
+}
+
+// soil makes sure that the turn's end writes.
+func (c *serverH2) soil() {
+	if !c.soiled && c.state == serverHead {
+		c.soiled = true
+		c.thread.loop.Later(c)
+	}
+}
+
+// RunLater writes what the streams said in this turn.
+func (c *serverH2) RunLater() {
+	c.soiled = false
+	c.flush()
+}
+
+// flush hands output to the transport as far as the kernel keeps up, stops
+// reading from a client that makes us say more than it takes, and ends what is
+// over.
+func (c *serverH2) flush() {
+	if c.state != serverHead {
+		return
+	}
+	for c.t.Buffered() < h2Ahead {
+		out := c.conn.Output()
+		if len(out) == 0 {
+			break
+		}
+		c.t.Write(out)
+		c.conn.Advance(len(out))
+	}
+	if c.conn.Done() {
+		c.startLinger()
+		return
+	}
+	if full := c.conn.Congested(); full != c.paused {
+		c.paused = full
+		if full {
+			c.t.Pause()
+		} else {
+			c.t.Resume()
+		}
+	}
+}
+
+// Drained is the transport's.
+func (c *serverH2) Drained() { c.flush() }
+
+// Ended is the transport's. A client that says FIN takes no answers either: it
+// could not give us window for them.
+func (c *serverH2) Ended(err error) {
+	c.conn.Fail(err)
+	c.cutOff()
+}
+
+// Head is h2's: a request.
+func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
+	if c.conn.Streams() == 1 {
+		c.wait()
+	}
+	st := c.stream()
+	st.s, s.Owner = s, st
+	st.stalled = c.thread.loop.Now()
+	e := st.take(h)
+	st.x = c.thread.exchange(st)
+	if e != nil {
+		st.x.refuse(&st.request, e)
+		return
+	}
+	st.x.begin(&st.request, end)
+}
+
+// take makes the exchange's request of a head.
+func (st *streamH2) take(h *h2.Head) *Error {
+	c, r := st.c, &st.request
+	header := r.Header[:0]
+	*r = Request{Method: h.Method, Scheme: c.client.scheme, Host: h.Authority, Target: h.Path, Version: HTTP20, Length: h.Length}
+	c.client.describe(r)
+	var bad error
+	for i := range h.Fields {
+		f := &h.Fields[i]
+		switch f.Name {
+		case "host":
+			bad = firstError(bad, st.host(f.Value))
+			continue
+		case "te", "content-length":
+			continue
+		}
+		keep, err := h1.CheckField(f.Name, f.Value)
+		if bad = firstError(bad, err); keep {
+			header = append(header, Field(*f))
+		}
+	}
+	r.Header = header
+	if h.TooLarge {
+		return &Error{Status: 431, Source: FromClient, Reason: lb.HeadTooLarge}
+	}
+	bad = firstError(bad, h1.CheckTarget(r.Method, r.Target, &c.thread.proxy.view.Load().limits))
+	bad = firstError(bad, h1.CheckHost(r.Host))
+	if bad != nil {
+		return requestError(bad)
+	}
+	return nil
+}
+
+var errHosts = errors.New(":authority and host differ")
+
+// host takes a host field: the only name of the request, or the same once more.
+func (st *streamH2) host(value string) error {
+	if st.request.Host != "" && !h1.SameHost(st.request.Host, value) {
+		return errHosts
+	}
+	st.request.Host = value
+	return nil
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// Data is h2's.
+func (c *serverH2) Data(s *h2.Stream, p []byte, end bool) {
+	if st := s.Owner.(*streamH2); st.x != nil {
+		st.x.requestBody(p, end)
+	}
+}
+
+// Trailers is h2's.
+func (c *serverH2) Trailers(s *h2.Stream, fields []h2.Field) {
+	st := s.Owner.(*streamH2)
+	if st.x == nil {
+		return
+	}
+	h := make(Header, 0, len(fields))
+	for _, f := range fields {
+		if keep, err := h1.CheckField(f.Name, f.Value); keep && err == nil {
+			h = append(h, Field(f))
+		}
+	}
+	st.x.requestTrailers(h)
+}
+
+// StreamDrained is h2's.
+func (c *serverH2) StreamDrained(s *h2.Stream) {
+	if st := s.Owner.(*streamH2); st.x != nil {
+		st.x.clientDrained()
+	}
+}
+
+// Closed is h2's.
+func (c *serverH2) Closed(s *h2.Stream, err error) {
+	st := s.Owner.(*streamH2)
+	st.s = nil
+	c.closedOne()
+	if st.x == nil {
+		c.put(st)
+		return
+	}
+	if err == nil {
+		err = errors.New("stream closed")
+	}
+	st.x.clientGone(err)
+}
+
+// Refused is h2's: a request that the codec reset is logged like any other.
+func (c *serverH2) Refused(_ uint32, h *h2.Head, err *h2.StreamError) {
+	st := c.stream()
+	_ = st.take(h)
+	e := &Error{Status: 400, Source: FromClient, Reason: lb.BadRequest, Err: err}
+	if err.Code == h2.RefusedStream {
+		e.Status, e.Reason = 503, lb.StreamBudget
+	}
+	st.x = c.thread.exchange(st)
+	st.x.refuse(&st.request, e)
+}
+
+// maxFreeStreams bounds the requests that a connection keeps for reuse.
+const maxFreeStreams = 32
+
+func (c *serverH2) stream() *streamH2 {
+	if n := len(c.free) - 1; n >= 0 {
+		st := c.free[n]
+		c.free = c.free[:n]
+		return st
+	}
+	return &streamH2{c: c}
+}
+
+// put takes a stream back that nobody points to any more.
+func (c *serverH2) put(st *streamH2) {
+	header := st.request.Header
+	clear(header)
+	*st = streamH2{c: c, request: Request{Header: header[:0]}}
+	if len(c.free) < maxFreeStreams {
+		c.free = append(c.free, st)
+	}
+}
+
+// closedOne notes that a stream is gone.
+func (c *serverH2) closedOne() {
+	if c.conn.Streams() == 0 {
+		c.quiet = c.thread.loop.Now()
+		c.wait()
+	}
+}
+
+// sendInfo is downstream's, as those that follow.
+func (st *streamH2) sendInfo(status int, h Header) {
+	if st.s != nil && status != 101 {
+		st.c.writeHead(st.s, status, h)
+		st.c.conn.EndHead(false)
+		st.c.soil()
+	}
+}
+
+func (st *streamH2) sendHead(res *Response, end bool) {
+	if st.s == nil {
+		return
+	}
+	conn := st.c.conn
+	dated := st.c.writeHead(st.s, res.Status, res.Header)
+	if !dated {
+		conn.Field("date", st.c.thread.dateText())
+	}
+	if res.Length >= 0 && res.Status != 204 {
+		var digits [20]byte
+		conn.Field("content-length", string(strconv.AppendInt(digits[:0], res.Length, 10)))
+	}
+	conn.EndHead(end)
+	st.c.soil()
+}
+
+// writeHead begins a response's section and tells whether it has a date.
+func (c *serverH2) writeHead(s *h2.Stream, status int, h Header) (dated bool) {
+	c.conn.BeginHead(s)
+	c.conn.Field(":status", statusText(status))
+	return writeFields(c.conn, h)
+}
+
+// writeFields adds the fields that may go out by HTTP/2, where some are an
+// error and not just ignored (RFC 9113, section 8.2.2).
+func writeFields(conn *h2.Conn, h Header) (dated bool) {
+	for i := range h {
+		name := h[i].Name
+		switch len(name) {
+		case 2:
+			if equalFold(name, "te") {
+				continue
+			}
+		case 4:
+			dated = dated || equalFold(name, "date")
+			if equalFold(name, "host") {
+				continue
+			}
+		case 7, 10, 14, 16, 17:
+			if hopByHop(name) {
+				continue
+			}
+		}
+		conn.Field(name, h[i].Value)
+	}
+	return dated
+}
+
+func hopByHop(name string) bool {
+	switch lowerByte(name[0]) {
+	case 'c':
+		return equalFold(name, "connection") || equalFold(name, "content-length")
+	case 'k':
+		return equalFold(name, "keep-alive")
+	case 'p':
+		return equalFold(name, "proxy-connection")
+	case 't':
+		return equalFold(name, "transfer-encoding")
+	case 'u':
+		return equalFold(name, "upgrade")
+	}
+	return false
+}
+
+var statusTexts = func() (t [500]string) {
+	for i := range t {
+		t[i] = strconv.Itoa(100 + i)
+	}
+	return t
+}()
+
+func statusText(n int) string {
+	if n < 100 || n > 599 {
+		return strconv.Itoa(min(max(n, 100), 999))
+	}
+	return statusTexts[n-100]
+}
+
+func (st *streamH2) sendBody(p []byte, end bool) {
+	if st.s != nil {
+		st.c.conn.Write(st.s, p, end)
+		st.c.soil()
+	}
+}
+
+func (st *streamH2) sendTrailers(h Header) {
+	if st.s == nil {
+		return
+	}
+	conn := st.c.conn
+	conn.BeginHead(st.s)
+	writeFields(conn, h)
+	conn.EndHead(true)
+	st.c.soil()
+}
+
+func (st *streamH2) pauseBody() {
+	if st.s != nil {
+		st.c.conn.Pause(st.s)
+	}
+}
+
+func (st *streamH2) resumeBody() {
+	if st.s != nil {
+		st.c.conn.Resume(st.s)
+		st.c.soil()
+	}
+}
+
+func (st *streamH2) buffered() int {
+	if st.s == nil {
+		return 0
+	}
+	return st.s.Buffered()
+}
+
+// abort: the response is not whole, and must not look so.
+func (st *streamH2) abort(*Error) { st.reset(h2.InternalError) }
+
+func (st *streamH2) reset(code h2.ErrCode) {
+	if st.s != nil {
+		st.c.conn.Reset(st.s, code)
+		st.s = nil
+		st.c.closedOne()
+		st.c.soil()
+	}
+}
+
+// done: what is queued still goes out; Closed follows.
+func (st *streamH2) done() {
+	st.x = nil
+	if st.s != nil && !st.s.Finished() {
+		st.reset(h2.Cancel)
+	}
+	if st.s == nil {
+		st.c.put(st)
+	}
+}
+
+// wait sets the timer to when there is something to look at.
+func (c *serverH2) wait() {
+	if c.state != serverHead {
+		return
+	}
+	l := c.thread.loop
+	d := h2StallCheck
+	if c.conn.Streams() == 0 {
+		d = c.quiet + h2IdleTimeout - l.Now()
+	}
+	if c.partial >= 0 {
+		d = min(d, c.partial+headTimeout-l.Now())
+	}
+	if c.conn.GoingAway() {
+		d = min(d, h2DrainWait)
+	}
+	l.Set(&c.timer, max(d, loop.Tick), c)
+}
+
+// Expired looks at what takes too long.
+func (c *serverH2) Expired(*loop.Timer) {
+	now := c.thread.loop.Now()
+	switch {
+	case c.state == serverLinger:
+		c.cutOff()
+		return
+	case c.partial >= 0 && now-c.partial >= headTimeout,
+		c.conn.Streams() == 0 && now-c.quiet >= h2IdleTimeout:
+		c.conn.Close(h2.NoError)
+	case c.conn.GoingAway():
+		c.conn.DrainNow()
+	}
+	c.dropStalled(now)
+	c.soil()
+	c.wait()
+}
+
+// dropStalled ends the streams whose client gives no window for what waits.
+func (c *serverH2) dropStalled(now time.Duration) {
+	c.conn.Each(func(s *h2.Stream) {
+		st := s.Owner.(*streamH2)
+		if s.Buffered() == 0 || s.Sent() != st.sent {
+			st.sent, st.stalled = s.Sent(), now
+			return
+		}
+		if now-st.stalled < loop.StallTimeout {
+			return
+		}
+		st.reset(h2.Cancel)
+		if st.x == nil {
+			c.put(st)
+			return
+		}
+		st.x.clientGone(loop.ErrStalled)
+	})
+}
+
+// drain tells the client to take its next requests elsewhere.
+func (c *serverH2) drain() {
+	c.conn.Drain()
+	c.soil()
+	c.wait()
+}
+
+// cut ends the connection now.
+func (c *serverH2) cut() {
+	c.conn.Each(func(s *h2.Stream) {
+		st := s.Owner.(*streamH2)
+		st.s = nil
+		if st.x != nil {
+			st.x.cutDown()
+		}
+	})
+	c.cutOff()
+}
+
+// startLinger says FIN after what was written and reads on for a while, so that
+// the client's own bytes do not reset our last ones away.
+func (c *serverH2) startLinger() {
+	c.conn.Fail(errors.New("connection is over"))
+	c.state = serverLinger
+	c.t.Resume()
+	c.t.CloseWrite()
+	c.thread.loop.Stop(&c.timer)
+	c.thread.loop.Set(&c.timer, lingerTimeout, c)
+}
+
+// cutOff closes now and takes the connection out of the books, once.
+func (c *serverH2) cutOff() {
+	if c.state == serverClosed {
+		return
+	}
+	c.state = serverClosed
+	c.thread.loop.Stop(&c.timer)
+	c.thread.clients.remove(c)
+	c.t.Close()
+	c.client.gone()
+}
+
+func (c *serverH2) index() *int { return &c.place }

@@ -1,0 +1,187 @@
+package l7
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/h1"
+)
+
+// Snapshot is one whole configuration, built.
+type Snapshot struct {
+	generation uint64
+	config     *lb.Config
+	limits     h1.Limits
+	listeners  map[string]*listener
+	pools      []*Pool
+}
+
+// listener is a listener as it is built into a snapshot.
+type listener struct {
+	config *lb.Listener
+	routes []*Route // those that may match here, in order
+}
+
+// Prepare builds everything that cfg says, or fails and changes nothing. files
+// holds the contents of all files that cfg names.
+func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*Snapshot, error) {
+	s := &Snapshot{
+		generation: gen,
+		config:     cfg,
+		limits:     h1.Limits{Head: int(cfg.Limits.Head), URI: int(cfg.Limits.URI), Fields: cfg.Limits.Fields},
+		listeners:  map[string]*listener{},
+	}
+	pools := map[string]*Pool{}
+	for _, c := range cfg.Pools {
+		pool, err := p.buildPool(c, files)
+		if err != nil {
+			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
+		}
+		pool.index = len(s.pools)
+		s.pools = append(s.pools, pool)
+		pools[c.Name] = pool
+	}
+	for _, c := range cfg.Listeners {
+		s.listeners[c.Name] = &listener{config: c}
+	}
+	for i, c := range cfg.Routes {
+		r, err := p.buildRoute(c, pools)
+		if err != nil {
+			return nil, fmt.Errorf("routes[%d]: %w", i, err)
+		}
+		s.add(r)
+	}
+	if _, err := newView(s, &lb.State{}); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// add puts a route into the lists of its listeners.
+func (s *Snapshot) add(r *Route) {
+	names := r.Config.Match.Listener
+	for name, l := range s.listeners {
+		if len(names) == 0 || slices.Contains(names, name) {
+			l.routes = append(l.routes, r)
+		}
+	}
+}
+
+// route returns the first route that matches.
+func (s *Snapshot) route(r *Request) *Route {
+	l := s.listeners[r.Listener]
+	if l == nil {
+		return nil
+	}
+	for _, route := range l.routes {
+		if route.match.matches(r) {
+			return route
+		}
+	}
+	return nil
+}
+
+func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool) (*Route, error) {
+	r := &Route{Config: c, Name: "route:" + strconv.Itoa(c.Line), retry: newRetryOn(c.Retry.On)}
+	var err error
+	if r.match, err = newMatcher(&c.Match); err != nil {
+		return nil, err
+	}
+	refs := c.Split
+	if c.Pool != "" {
+		refs = []lb.WeightedRef{{Pool: c.Pool, Weight: 1}}
+	}
+	for _, ref := range refs {
+		pool := pools[ref.Pool]
+		if pool == nil {
+			return nil, fmt.Errorf("no pool %q", ref.Pool)
+		}
+		r.splits = append(r.splits, split{pool, ref.Weight})
+		r.total += ref.Weight
+	}
+	filters, err := p.buildFilters(c.Filters)
+	if err != nil {
+		return nil, err
+	}
+	r.chain = newChain(filters)
+	return r, nil
+}
+
+func (p *Proxy) buildFilters(specs []lb.FilterSpec) ([]Filter, error) {
+	var filters []Filter
+	for i, spec := range specs {
+		build := p.options.Filters[spec.Name]
+		if build == nil {
+			return nil, fmt.Errorf("filters[%d]: no filter %q", i, spec.Name)
+		}
+		f, err := build(spec.Node)
+		if err != nil {
+			return nil, fmt.Errorf("filters[%d]: %s: %w", i, spec.Name, err)
+		}
+		if f.Name == "" {
+			f.Name = spec.Name
+		}
+		filters = append(filters, f)
+	}
+	return filters, nil
+}
+
+func (p *Proxy) buildPool(c *lb.Pool, files map[string][]byte) (*Pool, error) {
+	pool := &Pool{Config: c, budget: p.budget(c.Name)}
+	for _, b := range c.Backends {
+		e, err := p.endpoint(c, b, files)
+		if err != nil {
+			return nil, err
+		}
+		id := lb.BackendID{Pool: c.Name, Address: b.Address}
+		pool.Backends = append(pool.Backends, &Backend{Config: b, id: id, pool: pool, endpoint: e, load: p.load(id)})
+	}
+	return pool, nil
+}
+
+// endpoint finds the endpoint of a backend among those of older generations, or
+// makes it.
+func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*endpoint, error) {
+	key := endpointKey{address: b.Address, protocol: c.Protocol, plain: c.TLS == nil}
+	if c.TLS != nil {
+		key.tls = *c.TLS
+		h := sha256.New()
+		for _, name := range []string{c.TLS.CA, c.TLS.Cert, c.TLS.Key} {
+			fmt.Fprintf(h, "%d:", len(files[name]))
+			h.Write(files[name])
+		}
+		key.secrets = [32]byte(h.Sum(nil))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.endpoints[key]; e != nil {
+		return e, nil
+	}
+	e, err := newEndpoint(key, len(p.threads))
+	if err != nil {
+		return nil, err
+	}
+	p.endpoints[key] = e
+	return e, nil
+}
+
+func (p *Proxy) load(id lb.BackendID) *load {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.loads[id] == nil {
+		p.loads[id] = new(load)
+	}
+	return p.loads[id]
+}
+
+func (p *Proxy) budget(pool string) *retryBudget {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.budgets[pool] == nil {
+		p.budgets[pool] = &retryBudget{share: 0.2}
+	}
+	return p.budgets[pool]
+}

@@ -1,0 +1,190 @@
+package l7
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/h1"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// thread is one loop with what belongs to it. Its fields are the loop's, but
+// for the counters, which anybody may read.
+type thread struct {
+	proxy *Proxy
+	index int
+	loop  *loop.Loop
+
+	text      []byte // heads are composed here before they are written
+	exchanges []*exchange
+	answers   freelist[answerH1, *answerH1]
+	turns     freelist[turnH1, *turnH1]
+	clients   clientList
+	listeners map[int]*acceptor // by descriptor
+	sweeper   loop.Timer
+	date      dateCache
+	leaving   bool          // the proxy drains
+	grace     time.Duration // of idle connections, then
+
+	requests atomic.Int64 // in progress
+	counts   counts
+	tally    tally
+}
+
+// counts are a thread's counters of events.
+type counts struct {
+	dials     atomic.Uint64 // connections to backends made
+	reuses    atomic.Uint64 // requests that found an idle one
+	takeovers atomic.Uint64 // of those, a sibling's
+	stale     atomic.Uint64 // idle ones that were found dead
+	accepts   atomic.Uint64
+	refused   atomic.Uint64 // client connections over the limit
+}
+
+func newThread(p *Proxy, index int) (*thread, error) {
+	l, err := loop.New()
+	if err != nil {
+		return nil, err
+	}
+	t := &thread{proxy: p, index: index, loop: l, text: make([]byte, 0, 4<<10), listeners: map[int]*acceptor{}}
+	l.Set(&t.sweeper, sweepEvery, t)
+	return t, nil
+}
+
+// Expired sweeps the idle connections.
+func (t *thread) Expired(*loop.Timer) {
+	for _, e := range *t.proxy.endpointList.Load() {
+		e.sweep(t)
+	}
+	t.loop.Set(&t.sweeper, sweepEvery, t)
+}
+
+// exchange makes a new exchange for a downstream.
+func (t *thread) exchange(d downstream) *exchange {
+	if n := len(t.exchanges); n > 0 {
+		x := t.exchanges[n-1]
+		t.exchanges = t.exchanges[:n-1]
+		x.down = d
+		return x
+	}
+	return &exchange{thread: t, down: d}
+}
+
+// maxSpare bounds how many objects of a kind a thread keeps for reuse.
+const maxSpare = 1024
+
+// recycle takes an exchange back. What it points to is forgotten, its memory is
+// kept.
+func (t *thread) recycle(x *exchange) {
+	if len(t.exchanges) >= maxSpare || cap(x.text) > 4<<10 {
+		return
+	}
+	x.session.resetLocals()
+	*x = exchange{
+		thread:  t,
+		number:  x.number + 1,
+		over:    true,
+		session: Session{locals: x.session.locals},
+		request: Request{Header: x.request.Header[:0]},
+		text:    x.text[:0],
+		tried:   x.tried[:0],
+	}
+	x.over = false
+	t.exchanges = append(t.exchanges, x)
+}
+
+// connect finds a connection to b for x: an idle one, which is ready, or a new
+// one, of which connected or upstreamFailed tells later.
+func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *Error) {
+	e := b.endpoint
+	for !fresh {
+		c := e.take(t)
+		if c == nil {
+			break
+		}
+		if !idempotent(x.session.Request.Method) && c.t == &c.conn && !quiet(c.conn.FD()) {
+			t.counts.stale.Add(1) // it could not be sent again: look first
+			c.close()
+			continue
+		}
+		t.counts.reuses.Add(1)
+		c.limits = &b.pool.Config.Connections
+		c.expect(x)
+		return c, true, nil
+	}
+	if e.open.Load() >= int64(b.pool.Config.Connections.PerBackend) {
+		return nil, false, &Error{Status: 503, Reason: lb.Overload, kind: failedConnect}
+	}
+	c, err := t.dialH1(x, b)
+	if err != nil {
+		return nil, false, &Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect}
+	}
+	return c, false, nil
+}
+
+// writeChunk writes p as one chunk.
+func (t *thread) writeChunk(to transport, p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	t.text = h1.AppendChunkHeader(t.text[:0], len(p))
+	to.Write(t.text)
+	to.Write(p)
+	to.Write(crlf)
+}
+
+var crlf = []byte("\r\n")
+
+// retried counts a retry.
+func (t *thread) retried(x *exchange, e *Error) { t.tally.retry(e.Reason) }
+
+// dateCache is the Date field's value, made once a second.
+type dateCache struct {
+	second int64
+	text   string
+}
+
+func (t *thread) dateText() string {
+	now := t.loop.Time()
+	if s := now.Unix(); s != t.date.second {
+		t.date.second = s
+		t.date.text = now.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT")
+	}
+	return t.date.text
+}
+
+// freelist keeps objects of one kind for reuse.
+type freelist[T any, P interface {
+	*T
+	reset()
+}] struct{ free []*T }
+
+func (f *freelist[T, P]) get() *T {
+	if n := len(f.free); n > 0 {
+		o := f.free[n-1]
+		f.free = f.free[:n-1]
+		return o
+	}
+	return new(T)
+}
+
+func (f *freelist[T, P]) put(o *T) {
+	P(o).reset()
+	if len(f.free) < maxSpare {
+		f.free = append(f.free, o)
+	}
+}
+
+// keepHead is the largest head buffer that is kept for reuse.
+const keepHead = 8 << 10
+
+func (a *answerH1) reset() {
+	head := a.head[:0]
+	if cap(head) > keepHead {
+		head = nil
+	}
+	parsed := a.parsed
+	parsed.Reset()
+	*a = answerH1{head: head, parsed: parsed}
+}

@@ -1,0 +1,100 @@
+package l7
+
+import (
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// Time-outs that no configuration changes.
+const (
+	headTimeout      = 10 * time.Second // a request's head, whole
+	keepAliveTimeout = 75 * time.Second
+	lingerTimeout    = 2 * time.Second
+)
+
+// waitFor is what an exchange's timer waits for.
+type waitFor uint8
+
+const (
+	waitNothing     waitFor = iota
+	waitConnection          // of the attempt
+	waitRequest             // the rest of the request's body
+	waitHead                // of the response
+	waitMore                // of the response's body
+	waitTunnelBytes         // in either direction
+)
+
+func (x *exchange) arm(w waitFor, d time.Duration) {
+	x.wait = w
+	x.thread.loop.Set(&x.timer, d, x)
+}
+
+func (x *exchange) waitConnect(d time.Duration) { x.arm(waitConnection, d) }
+
+// waitResponse waits for the rest of the request, then for the answer to it.
+func (x *exchange) waitResponse() {
+	t := &x.session.Route.Config.Timeout
+	switch {
+	case x.session.Response != nil:
+		x.rearm()
+	case x.reqEnd:
+		x.arm(waitHead, t.Request)
+	default:
+		x.arm(waitRequest, t.Idle)
+	}
+}
+
+// waitBody waits for the body of the response.
+func (x *exchange) waitBody() { x.arm(waitMore, x.session.Route.Config.Timeout.Idle) }
+
+// rearm: something came.
+func (x *exchange) rearm() {
+	t := &x.session.Route.Config.Timeout
+	switch x.wait {
+	case waitMore:
+		x.arm(waitMore, t.Idle)
+	case waitTunnelBytes:
+		x.arm(waitTunnelBytes, t.Tunnel)
+	}
+}
+
+// Expired is called when a wait took too long.
+func (x *exchange) Expired(*loop.Timer) {
+	switch x.wait {
+	case waitConnection:
+		x.up.abort()
+		x.upstreamFailed(&Error{Status: 504, Source: FromUpstream, Reason: lb.ConnectTimeout, kind: failedConnect})
+	case waitRequest:
+		x.requestLate()
+	case waitHead:
+		x.up.abort()
+		x.upstreamFailed(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})
+	case waitMore:
+		x.bodyLate()
+	case waitTunnelBytes:
+		x.finish(nil)
+	}
+}
+
+// requestLate: the client is slow, unless it is us who do not read.
+func (x *exchange) requestLate() {
+	if x.inPaused {
+		x.waitResponse()
+		return
+	}
+	x.dropAttempt()
+	x.fail(&Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout})
+}
+
+// bodyLate: the backend is slow, unless it is us who do not read. A client that
+// does not read is the connection's to notice.
+func (x *exchange) bodyLate() {
+	if x.outPaused {
+		x.rearm()
+		return
+	}
+	x.up.abort()
+	x.upstreamFailed(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})
+}
