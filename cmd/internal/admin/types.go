@@ -13,9 +13,10 @@ type Status struct {
 	Node        string     `json:"node"`
 	Version     string     `json:"version"`
 	Started     time.Time  `json:"started"`
-	State       string     `json:"state"` // serving | draining | empty
+	State       string     `json:"state"` // starting | serving | not ready | draining | empty
 	Generation  string     `json:"generation"`
-	Owner       string     `json:"owner"` // of the objects: file | document
+	Since       time.Time  `json:"since,omitzero"` // of the generation
+	Owner       string     `json:"owner"`          // of the objects: file | document
 	File        string     `json:"file"`
 	Fastpath    Fastpath   `json:"fastpath"`
 	Connections int        `json:"connections"`
@@ -105,13 +106,16 @@ type Backend struct {
 
 // Worker is one process of a crew.
 type Worker struct {
-	Name       string    `json:"name"`
+	Name       string    `json:"name"` // crew.index
 	PID        int       `json:"pid"`
-	State      string    `json:"state"`
+	State      string    `json:"state"` // starting | ready | stuck | draining | down
 	Slots      []int     `json:"slots"`
 	Generation uint64    `json:"generation"`
-	Binary     string    `json:"binary,omitempty"`
-	Started    time.Time `json:"started,omitzero"`
+	Version    string    `json:"version,omitempty"`
+	Since      time.Time `json:"since,omitzero"` // when it started, or was adopted
+	Restarts   int       `json:"restarts"`
+	Adopted    bool      `json:"adopted,omitempty"` // an earlier supervisor started it
+	Detail     string    `json:"detail,omitempty"`
 }
 
 // Node is a member of the cluster, or this node alone.
@@ -150,9 +154,11 @@ type Generation struct {
 	Generation string    `json:"generation"`
 	Time       time.Time `json:"time"`
 	By         string    `json:"by"`     // who: file reload, uid 0 (pid 4711)
-	Action     string    `json:"action"` // what: reload, apply, rollback of 41@edge-1
+	Action     string    `json:"action"` // what: reload, apply, rollback to 41@edge-1
+	Owner      string    `json:"owner"`
 	Current    bool      `json:"current"`
 	Bytes      int       `json:"bytes"`
+	Trouble    string    `json:"trouble,omitempty"` // why it cannot be read
 }
 
 // Document is a configuration's text.
@@ -216,7 +222,7 @@ type Explanation struct {
 	Scope    string          `json:"scope"` // local | vip | none
 	Packet   *PacketWay      `json:"packet,omitempty"`
 	Routes   []RouteVerdict  `json:"routes,omitempty"`
-	Route    int             `json:"route"` // index of the one that matches; -1
+	Route    int             `json:"route"` // number of the one that matches, from 1; -1
 	Filters  []string        `json:"filters,omitempty"`
 	Target   string          `json:"target,omitempty"`
 	Pool     string          `json:"pool,omitempty"`
@@ -231,8 +237,8 @@ type PacketWay struct {
 	VIP   string   `json:"vip,omitempty"`
 	Row   int      `json:"row"` // -1 without one
 	Chain []string `json:"chain,omitempty"`
-	Slot  int      `json:"slot"` // -1: another node's, or the kernel's own hash
-	Note  string   `json:"note,omitempty"`
+	Slot  int      `json:"slot"`          // -1: another node's, or the kernel's own hash
+	Why   []string `json:"why,omitempty"` // one sentence per decision
 }
 
 // RouteVerdict says whether a route matches, and if not, what differs.

@@ -184,7 +184,7 @@ func (n *Node) switchTo(ctx context.Context, then running, files map[string][]by
 	case unsaved != nil:
 		return because(unsaved, Unwritable, "make room or give lbd the right to write there", "the change cannot be kept. %s", unchanged(now.generation))
 	case err != nil:
-		return &Error{Kind: Refused, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err}
+		return &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err}
 	}
 	return n.do(func() {
 		n.running, n.saving = then, nil

@@ -14,7 +14,8 @@ const (
 	OtherNode               // only the node itself can do it
 	Busy                    // too many changes wait
 	Unwritable              // state could not be written
-	Refused                 // the workers could not build or bind it
+	Refused                 // the document or a file it names is not right
+	Unbuilt                 // the workers could not build or bind it
 	NotReady                // the new crew did not become ready
 	Invalid                 // the request is not understood
 )

@@ -54,6 +54,8 @@ type Node struct {
 	seed   [16]byte
 	booted *lb.Config // what main opened everything with
 
+	started time.Time
+
 	requests chan func()   // to run
 	noted    chan struct{} // a token: look again at everything
 	serving  chan struct{} // closed once the first configuration serves
@@ -137,7 +139,7 @@ func New(o Options) (*Node, error) {
 		o.Addresses = hostAddresses
 	}
 	n := &Node{
-		o: o, log: o.Log, store: o.State.store, seed: o.State.seed, booted: c,
+		o: o, log: o.Log, store: o.State.store, seed: o.State.seed, booted: c, started: o.Now(),
 		requests: make(chan func()), noted: make(chan struct{}, 1),
 		serving: make(chan struct{}), stopped: make(chan struct{}),
 		changes: newGate(), orders: newGate(),

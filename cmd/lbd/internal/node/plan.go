@@ -130,8 +130,5 @@ func configNotes(c *lb.Config) []string {
 			notes = append(notes, fmt.Sprintf("pool %s: tls.insecure: anybody may pretend to be its backends", p.Name))
 		}
 	}
-	for _, s := range c.Services {
-		notes = append(notes, fmt.Sprintf("service %s: packet services are read and checked, but not forwarded by this version", s.Name))
-	}
 	return notes
 }

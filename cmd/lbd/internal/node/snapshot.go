@@ -11,9 +11,10 @@ import (
 
 // Snapshot is a node's state at one moment. Nothing in it is ever changed.
 type Snapshot struct {
-	running
+	running running
 
 	Version    string
+	Started    time.Time
 	Serving    bool // the first configuration is applied
 	Name       string
 	Generation Generation
@@ -63,7 +64,7 @@ func (n *Node) Snapshot() *Snapshot { return n.snapshot.Load() }
 func (n *Node) publish(d Decision) {
 	c := n.running.config
 	s := &Snapshot{
-		running: n.running, Version: n.o.Version, Serving: n.told != nil,
+		running: n.running, Version: n.o.Version, Started: n.started, Serving: n.told != nil,
 		Name: n.booted.Node.Name, Generation: n.running.generation, Since: n.running.since,
 		Owner: n.running.owner, File: n.running.file, Config: c,
 		Overlay: n.overlay, State: d.State, Ready: d.Ready, Weight: d.Weight, Reload: n.reload,
