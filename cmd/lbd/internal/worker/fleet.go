@@ -2,10 +2,10 @@
 //
 // A Fleet is the supervisor's side: it owns every listening socket, starts the
 // worker processes, hands them duplicates of all sockets and one configuration
-// at a time, watches them, and outlives none of them: workers go on when their
-// supervisor is gone, and the next OpenFleet finds and adopts them. Main is the
-// side of the worker process. Both speak the protocol of wire.go over a unix
-// socket in the run directory.
+// at a time, and watches them. Workers go on when their supervisor is gone, and
+// the next OpenFleet finds and adopts them. Child is the side of the worker
+// process. Both speak the protocol of wire.go and ops.go over a unix socket in
+// the run directory.
 //
 // All methods of a Fleet may be called concurrently; Apply, Upgrade and
 // Shutdown wait for each other. Start at OpenFleet, then Fleet.Apply.
@@ -14,8 +14,13 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"runtime"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -28,7 +33,7 @@ type Options struct {
 	// Binary is the program whose "worker" command is a worker: lbd's own
 	// path, resolved when it started.
 	Binary  string
-	Version string // ours, for the log
+	Version string // ours, for the workers' log
 
 	// Parse reads a document as the caller does; it serves to understand the
 	// document that adopted workers hold.
@@ -37,6 +42,9 @@ type Options struct {
 	Log    *slog.Logger
 	Stderr *os.File // the workers'; nil: ours
 	Stdout *os.File // where the access log "stdout" goes; nil: ours
+
+	// ReadyTimeout is how long a new crew may take to be ready; 0: 15 s.
+	ReadyTimeout time.Duration
 }
 
 // Update is one configuration for all workers.
@@ -71,64 +79,252 @@ type WorkerInfo struct {
 // ErrClosed is returned by what is called after Close or Shutdown.
 var ErrClosed = errors.New("the workers are shut down")
 
+const defaultReady = 15 * time.Second
+
 // Fleet is all workers of this node.
-type Fleet struct{}
+type Fleet struct {
+	options Options
+	lock    *os.File
+	stderr  *os.File
+	ctx     context.Context // ends with Close and Shutdown
+	end     context.CancelFunc
+	work    sync.WaitGroup
+
+	turn    chan struct{}      // held by who changes crew, sockets or configuration
+	poke    chan struct{}      // assignments may have to change
+	settles chan chan struct{} // the same, for who waits until they have
+	push    chan struct{}      // a State is to be sent
+	changed chan struct{}
+	events  chan lb.Event
+
+	saving sync.Mutex // one writer of the totals' file
+
+	mu           sync.Mutex // guards what follows and what members say it guards
+	closed       bool
+	groups       []*group
+	slots        int // of every group
+	update       *Update
+	adopted      *Update
+	crew         *crew
+	leaving      []*member // they drain, or are about to
+	state        lb.State
+	stateVersion uint64
+	retired      lb.Stats
+	notes        map[string]string
+	access       *os.File // nil: no access log
+	accessName   string
+	lastCrew     int
+	dropped      uint64 // events that nobody received
+	user         string
+}
 
 // OpenFleet takes the run directory (one lbd at a time) and adopts the workers
 // that an earlier supervisor left in it, if any.
 func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
-	return nil, errors.New("not built yet")
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.ReadyTimeout == 0 {
+		o.ReadyTimeout = defaultReady
+	}
+	held, err := lock(o.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	raiseFiles(o.Log)
+	f := &Fleet{
+		options: o, lock: held, stderr: o.Stderr,
+		turn: make(chan struct{}, 1), poke: make(chan struct{}, 1), settles: make(chan chan struct{}),
+		push: make(chan struct{}, 1), changed: make(chan struct{}, 1), events: make(chan lb.Event, 256),
+		notes: map[string]string{},
+	}
+	f.ctx, f.end = context.WithCancel(context.Background())
+	if err := f.adopt(ctx); err != nil {
+		f.letGo()
+		return nil, err
+	}
+	f.run(f.runSettle)
+	f.run(f.runState)
+	f.run(f.runSave)
+	wake(f.poke)
+	return f, nil
 }
 
+// run starts a goroutine that Close waits for; it ends with f.ctx. Do not hold
+// mu.
+func (f *Fleet) run(what func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ctx.Err() == nil {
+		f.work.Go(what)
+	}
+}
+
+// wake leaves a token for a loop that looks at everything when it wakes.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for the turn to change things.
+func (f *Fleet) take(ctx context.Context) error {
+	select {
+	case f.turn <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("another change is in progress: %w", ctx.Err())
+	case <-f.ctx.Done():
+		return ErrClosed
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		<-f.turn
+		return ErrClosed
+	}
+	return nil
+}
+
+func (f *Fleet) release() { <-f.turn }
+
 // Adopted returns the configuration that adopted workers serve; nil when there
-// were none.
-func (f *Fleet) Adopted() *Update { return nil }
-
-// Apply makes every worker serve the update, or none: sockets are opened, every
-// worker builds it, Persist is called, every worker switches. The first Apply
-// starts the workers. An error leaves what ran untouched.
-func (f *Fleet) Apply(ctx context.Context, u Update) error { return ErrClosed }
-
-// SetState gives health and the operators' overlay to all workers, now and to
-// those that start later. It does not wait.
-func (f *Fleet) SetState(s lb.State) {}
-
-// Upgrade starts a new crew from binary ("" is Options.Binary), has it take
-// over all sockets, and lets the old crew drain. When the new crew is not ready
-// in time it is killed, the old one keeps serving and the error says why.
-func (f *Fleet) Upgrade(ctx context.Context, binary string) error { return ErrClosed }
-
-// Stats sums what all workers counted, those that are gone included.
-func (f *Fleet) Stats() lb.Stats { return lb.Stats{} }
+// were none. Its Config is nil when we cannot parse it.
+func (f *Fleet) Adopted() *Update {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.adopted
+}
 
 // Crew lists the worker processes: of the current crew by index, then those
 // that drain.
-func (f *Fleet) Crew() []WorkerInfo { return nil }
+func (f *Fleet) Crew() []WorkerInfo {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []WorkerInfo
+	if f.crew != nil {
+		for i, s := range f.crew.seats {
+			info := WorkerInfo{Crew: f.crew.number, Index: i, State: "down", Detail: s.detail}
+			if s.member != nil {
+				info = s.member.info()
+			}
+			info.Restarts = s.restarts
+			out = append(out, info)
+		}
+	}
+	for _, m := range f.leaving {
+		out = append(out, m.info())
+	}
+	return out
+}
 
 // Sockets lists what is bound, with each slot's listening socket. The
 // descriptors stay the Fleet's; they are valid until the next Apply, Upgrade,
 // Shutdown or Close.
-func (f *Fleet) Sockets() []lb.SteeredBind { return nil }
+func (f *Fleet) Sockets() []lb.SteeredBind {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []lb.SteeredBind
+	for _, g := range f.groups {
+		live := g.live
+		if live == nil {
+			live = slices.Repeat([]bool{true}, len(g.fds))
+		}
+		out = append(out, lb.SteeredBind{Bind: g.actual, Sockets: slices.Clone(g.fds), Live: slices.Clone(live)})
+	}
+	return out
+}
 
 // Notes are lines for the status: what runs otherwise than an operator may
 // expect, and why.
-func (f *Fleet) Notes() []string { return nil }
+func (f *Fleet) Notes() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, line := range f.notes {
+		out = append(out, line)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// note sets the status line about a thing; "" takes it away.
+func (f *Fleet) note(about, line string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if line == "" {
+		delete(f.notes, about)
+		return
+	}
+	if f.notes[about] != line {
+		f.notes[about] = line
+		f.options.Log.Info(line)
+	}
+}
 
 // Changed receives when Sockets or Crew may say something new. One value may
 // stand for several changes.
-func (f *Fleet) Changed() <-chan struct{} { return nil }
+func (f *Fleet) Changed() <-chan struct{} { return f.changed }
 
 // Events receives what happens to workers: worker.start, worker.adopt,
-// worker.exit, worker.stuck, worker.recover, crew.upgrade, crew.drained.
-// Events that nobody receives in time are dropped.
-func (f *Fleet) Events() <-chan lb.Event { return nil }
+// worker.exit, worker.stuck, worker.recover, crew.upgrade, slots.change. Events
+// that nobody receives in time are dropped.
+func (f *Fleet) Events() <-chan lb.Event { return f.events }
 
-// ReopenLogs opens the access log's file anew and hands it to the workers.
-func (f *Fleet) ReopenLogs() error { return nil }
+func (f *Fleet) event(kind string, m *member, detail string) {
+	subject := "crew"
+	if m != nil {
+		subject = fmt.Sprintf("worker %s (pid %d)", m.name(), m.pid)
+	}
+	f.tell(eventOf(kind, subject, detail))
+}
 
-// Shutdown drains all workers, at most until ctx ends or the drain timeout of
-// the configuration, ends them and closes all sockets.
-func (f *Fleet) Shutdown(ctx context.Context) error { return nil }
+func eventOf(kind, subject, detail string) lb.Event {
+	return lb.Event{Time: time.Now(), Kind: kind, Subject: subject, Detail: detail}
+}
 
-// Close lets go of the workers, which serve on by themselves.
-func (f *Fleet) Close() error { return nil }
+func (f *Fleet) tell(e lb.Event) {
+	select {
+	case f.events <- e:
+	default: // whoever reads late looks at everything then
+		f.mu.Lock()
+		f.dropped++
+		f.mu.Unlock()
+	}
+}
+
+func (f *Fleet) userName() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.user
+}
+
+func (f *Fleet) drainTimeout() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.update != nil && f.update.Config != nil && f.update.Config.Drain.Timeout > 0 {
+		return f.update.Config.Drain.Timeout
+	}
+	return 30 * time.Second
+}
+
+// threads resolves "auto": as many as there are CPUs for each process.
+func threads(configured, processes int) int {
+	if configured > 0 {
+		return configured
+	}
+	return max(1, runtime.NumCPU()/processes)
+}
+
+// group finds a bound address; call it with mu held.
+func (f *Fleet) group(name netip.AddrPort) *group {
+	for _, g := range f.groups {
+		if g.name == name {
+			return g
+		}
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+package worker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb"
+)
+
+// found is a worker that an earlier supervisor left.
+type found struct {
+	member *member
+	hello  helloReply
+}
+
+// adopt takes over what an earlier supervisor left in the run directory:
+// workers, and through them sockets and configuration.
+func (f *Fleet) adopt(ctx context.Context) error {
+	all, err := f.find(ctx)
+	if err != nil {
+		return err
+	}
+	current := choose(all)
+	if err := f.crewOf(current); err != nil {
+		return err
+	}
+	f.recount(all)
+	for _, w := range all {
+		f.lastCrew = max(f.lastCrew, w.hello.Crew)
+		go f.runWatch(w.member) // ends with the process it watches, not with us
+	}
+	f.part(all, current)
+	if len(current) == 0 {
+		return nil
+	}
+	u, err := f.documentOf(ctx, current)
+	if err != nil {
+		return err
+	}
+	f.update, f.adopted = u, u
+	if err := f.socketsOf(ctx, current); err != nil {
+		return err
+	}
+	f.level(ctx, current, u)
+	return nil
+}
+
+// find connects to every worker in the run directory. A socket that nobody
+// serves is removed.
+func (f *Fleet) find(ctx context.Context) ([]found, error) {
+	paths, err := filepath.Glob(filepath.Join(f.options.RunDir, "worker-*-*.sock"))
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex // guards out and errs
+	var out []found
+	var errs []error
+	var each sync.WaitGroup
+	for _, path := range paths {
+		each.Go(func() {
+			w, err := f.reach(ctx, path)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist):
+				_ = os.Remove(path)
+			case err != nil:
+				errs = append(errs, fmt.Errorf("adopt the worker at %s: %w", path, err))
+			default:
+				out = append(out, w)
+			}
+		})
+	}
+	each.Wait()
+	slices.SortFunc(out, func(a, b found) int {
+		return cmp.Or(cmp.Compare(a.hello.Crew, b.hello.Crew), cmp.Compare(a.hello.Index, b.hello.Index))
+	})
+	return out, errors.Join(errs...)
+}
+
+// reach connects to one worker and gets hold of its process.
+func (f *Fleet) reach(ctx context.Context, path string) (found, error) {
+	m := &member{socket: path, adopted: true, exited: make(chan struct{}), buried: make(chan struct{}), phase: ready}
+	c, h, err := m.connect(ctx, f.options.Version, func(msg message) { f.farewell(m, msg) }, f.run)
+	if err != nil {
+		return found{}, err
+	}
+	if err := f.identify(ctx, m, c, h); err != nil {
+		c.close()
+		return found{}, err
+	}
+	m.conn, m.index, m.version, m.generation = c, h.Index, h.Version, h.Generation
+	m.started, m.heard = time.UnixMilli(h.Started), time.Now()
+	// Until it has a crew of ours it has one of its own.
+	m.crew = assemble(h.Crew, h.Processes, h.Threads, "lbd", nil)
+	return found{m, h}, nil
+}
+
+// identify opens a pidfd of the process that serves the socket. The pid is the
+// kernel's word, not the worker's; that it still answers afterwards proves that
+// the pidfd is its own and not that of a later process with its number.
+func (f *Fleet) identify(ctx context.Context, m *member, c *conn, h helloReply) error {
+	cred, err := peer(c.unix)
+	if err != nil {
+		return err
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() && os.Geteuid() != 0 {
+		return fmt.Errorf("it belongs to uid %d", cred.Uid)
+	}
+	if int(cred.Pid) != h.PID {
+		return fmt.Errorf("pid %d serves it, which calls itself %d", cred.Pid, h.PID)
+	}
+	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
+	if err != nil {
+		return fmt.Errorf("watch pid %d: %w", cred.Pid, err)
+	}
+	if _, err := c.quick(ctx, opPing, nil, nil, nil); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	m.pid, m.pidfd = h.PID, os.NewFile(uintptr(fd), "pidfd")
+	return nil
+}
+
+// choose picks the crew that goes on: the newest that was told to accept. A
+// crew whose upgrade was cut short never was.
+func choose(all []found) []found {
+	newest := -1
+	for _, w := range all {
+		if w.hello.Active && !w.hello.Draining {
+			newest = max(newest, w.hello.Crew)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(w found) bool {
+		return w.hello.Crew != newest || w.hello.Draining || w.hello.Generation == 0
+	})
+}
+
+// part sends the others away: those that served drain, the rest is killed.
+func (f *Fleet) part(all, current []found) {
+	var leaving []*member
+	for _, w := range all {
+		if slices.Contains(current, w) {
+			continue
+		}
+		if !w.hello.Active {
+			w.member.signal(unix.SIGKILL)
+			continue
+		}
+		w.member.phase = draining
+		leaving = append(leaving, w.member)
+	}
+	f.mu.Lock()
+	f.leaving = append(f.leaving, leaving...)
+	f.mu.Unlock()
+	f.drain(leaving, f.drainTimeout())
+	for _, m := range leaving {
+		f.run(func() { f.runPing(m) })
+	}
+}
+
+// crewOf seats the adopted workers. Their program is opened through one of
+// them: it need not be the one at our path any more.
+func (f *Fleet) crewOf(current []found) error {
+	if len(current) == 0 {
+		return nil
+	}
+	h := current[0].hello
+	if h.Processes < 1 || h.Processes > 1024 || h.Threads < 1 || h.Threads > 4096 {
+		return fmt.Errorf("worker pid %d says its crew has %d processes of %d threads", h.PID, h.Processes, h.Threads)
+	}
+	binary, err := os.Open("/proc/" + strconv.Itoa(h.PID) + "/exe")
+	if err != nil {
+		if binary, err = openBinary(f.options.Binary); err != nil {
+			return err
+		}
+	}
+	c := assemble(h.Crew, h.Processes, h.Threads, filepath.Base(f.options.Binary), binary)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range current {
+		if w.hello.Index >= 0 && w.hello.Index < len(c.seats) {
+			w.member.crew = c
+			c.seats[w.hello.Index].member = w.member
+		}
+	}
+	f.crew, f.slots = c, c.slots()
+	return nil
+}
+
+// documentOf asks the worker that is furthest: what one has committed was
+// persisted before.
+func (f *Fleet) documentOf(ctx context.Context, current []found) (*Update, error) {
+	w := slices.MaxFunc(current, func(a, b found) int { return cmp.Compare(a.hello.Generation, b.hello.Generation) })
+	var d document
+	if _, err := w.member.conn.quick(ctx, opDocument, nil, nil, &d); err != nil {
+		return nil, fmt.Errorf("ask worker pid %d for its configuration: %w", w.member.pid, err)
+	}
+	u := &Update{Generation: d.Generation, File: d.File, Document: d.Text, Files: d.Files}
+	c, err := f.options.Parse(d.File, d.Text)
+	if err != nil {
+		f.note("adopted", fmt.Sprintf("adopted workers serve a configuration (generation %d) that this lbd does not accept", d.Generation))
+		return u, nil
+	}
+	u.Config = c
+	f.user = c.Workers.User
+	return u, nil
+}
+
+// socketsOf gets the listening sockets back. Every worker holds all of them,
+// unless its supervisor died while it handed them out.
+func (f *Fleet) socketsOf(ctx context.Context, current []found) error {
+	have := map[netip.AddrPort]map[int]int{}
+	for _, w := range current {
+		held, err := w.member.conn.takeBack(ctx)
+		if err != nil {
+			return err
+		}
+		for name, fd := range held {
+			if have[name.Bind] == nil {
+				have[name.Bind] = map[int]int{}
+			}
+			if _, twice := have[name.Bind][name.Slot]; twice || !listens(fd) {
+				unix.Close(fd)
+				continue
+			}
+			have[name.Bind][name.Slot] = fd
+		}
+	}
+	for bind, fds := range have {
+		g, err := regroup(bind, fds, f.slots)
+		if err != nil {
+			return err
+		}
+		f.groups = append(f.groups, g)
+	}
+	slices.SortFunc(f.groups, func(a, b *group) int { return a.name.Compare(b.name) })
+	if f.update.Config != nil {
+		f.closeUnused(f.unused(f.update.Config))
+	}
+	return nil
+}
+
+func listens(fd int) bool {
+	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	return err == nil && on == 1
+}
+
+// regroup makes a group of sockets that came back. A slot that is missing gets
+// a new socket; one too many is from a larger crew and is let go.
+func regroup(name netip.AddrPort, fds map[int]int, slots int) (*group, error) {
+	g := &group{name: name, actual: name}
+	for _, fd := range fds {
+		if a, err := localAddr(fd); err == nil {
+			g.actual = a
+		}
+	}
+	for slot := range slots {
+		fd, ok := fds[slot]
+		if !ok {
+			var err error
+			if fd, err = bindSocket(g.actual, true); err == nil {
+				err = unix.Listen(fd, backlog)
+			}
+			if err != nil {
+				return nil, explainBind(g.actual, err)
+			}
+		}
+		delete(fds, slot)
+		g.fds = append(g.fds, fd)
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+	return g, nil
+}
+
+// level brings all adopted workers to the same sockets and configuration, and
+// sees to empty places.
+func (f *Fleet) level(ctx context.Context, current []found, u *Update) {
+	for _, w := range current {
+		m := w.member
+		var err error
+		if w.hello.Generation != u.Generation || w.hello.Held < len(f.groups)*f.slots {
+			err = f.equip(ctx, m, f.groups, u)
+		}
+		if err != nil {
+			f.options.Log.Error("an adopted worker did not follow and is replaced", "pid", m.pid, "err", err)
+			m.signal(unix.SIGKILL)
+			continue
+		}
+		f.mu.Lock()
+		m.generation = u.Generation
+		f.mu.Unlock()
+		f.run(func() { f.runPing(m) })
+		f.event("worker.adopt", m, "")
+		f.options.Log.Info("adopted a worker", "worker", m.name(), "pid", m.pid, "generation", u.Generation)
+	}
+	for i, s := range f.crew.seats {
+		if s.member == nil {
+			f.run(func() { f.runRestart(f.crew, i, 0) })
+		}
+	}
+}
+
+func workersOf(c *crew) lb.WorkerSettings {
+	return lb.WorkerSettings{Processes: c.processes, Threads: c.threads}
+}

@@ -1,0 +1,59 @@
+package worker
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// LockedError says that another lbd uses the run directory.
+type LockedError struct {
+	RunDir string
+	PID    int // 0: unknown
+}
+
+func (e *LockedError) Error() string {
+	who := "another lbd"
+	if e.PID > 0 {
+		who += " (pid " + strconv.Itoa(e.PID) + ")"
+	}
+	return who + " runs with run_dir " + e.RunDir + "; stop it, or give this one a node.run_dir of its own"
+}
+
+// lock takes the run directory for this process. The lock ends with the
+// process, however it ends; workers do not inherit it.
+func lock(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make run_dir: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("lock run_dir: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if err == unix.EWOULDBLOCK {
+			return nil, &LockedError{dir, holder(f)}
+		}
+		return nil, fmt.Errorf("lock run_dir %s: %w", dir, err)
+	}
+	// The number is for the other's message only; the lock is the flock.
+	if err := f.Truncate(0); err == nil {
+		f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+func holder(f *os.File) int {
+	text, err := io.ReadAll(io.LimitReader(f, 32))
+	if err != nil {
+		return 0
+	}
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return pid
+}

@@ -1,0 +1,81 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cirque-lb/lb"
+)
+
+// openAccess opens what the configuration calls the access log. Workers get
+// its descriptor: they open no path.
+func (f *Fleet) openAccess(c *lb.Config) error {
+	f.mu.Lock()
+	same := f.access != nil && f.accessName == c.Log.Access
+	f.mu.Unlock()
+	if same {
+		return nil
+	}
+	file, err := f.accessFile(c.Log.Access)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.access, f.accessName = file, c.Log.Access
+	f.mu.Unlock()
+	f.sendLogs()
+	return nil
+}
+
+func (f *Fleet) accessFile(name string) (*os.File, error) {
+	switch name {
+	case "off", "":
+		return nil, nil
+	case "stdout":
+		return f.options.Stdout, nil
+	}
+	file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("log.access: %w", err)
+	}
+	return file, nil
+}
+
+// ReopenLogs opens the access log's file anew, after logrotate has moved it,
+// and hands it to the workers.
+func (f *Fleet) ReopenLogs() error {
+	f.mu.Lock()
+	name, old := f.accessName, f.access
+	f.mu.Unlock()
+	file, err := f.accessFile(name)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.access = file
+	f.mu.Unlock()
+	err = f.sendLogs()
+	if old != nil && old != f.options.Stdout && old != file {
+		old.Close()
+	}
+	return err
+}
+
+// sendLogs gives all workers the logs as they are now.
+func (f *Fleet) sendLogs() error {
+	f.mu.Lock()
+	access := f.access
+	f.mu.Unlock()
+	fds := []int{int(f.stderr.Fd())}
+	if access != nil {
+		fds = append(fds, int(access.Fd()))
+	}
+	var errs []error
+	for _, m := range f.everybody() {
+		if _, err := m.conn.quick(f.ctx, opLogs, logsRequest{Access: access != nil}, fds, nil); err != nil {
+			errs = append(errs, fmt.Errorf("worker %s: %w", m.name(), err))
+		}
+	}
+	return errors.Join(errs...)
+}
