@@ -48,7 +48,8 @@ type outcome struct {
 // full, lines are dropped and counted: a slow disk must not slow a request.
 type accessLog struct {
 	buffers []logBuffer // one per thread
-	wake    chan struct{}
+	wake    chan struct{} // there are lines
+	hurry   chan struct{} // a buffer is half full
 	quit    chan struct{}
 	over    chan struct{}
 	log     *slog.Logger
@@ -70,7 +71,7 @@ type logBuffer struct {
 }
 
 const (
-	maxLogBuffer  = 256 << 10             // per thread, before lines are dropped
+	maxLogBuffer  = 512 << 10             // per thread, before lines are dropped
 	logGather     = 20 * time.Millisecond // lines of so long are written at once
 	maxLogText    = 2 << 10               // of a path, of a host: the rest is cut off
 	maxLogMessage = 512
@@ -81,6 +82,7 @@ func newAccessLog(out io.Writer, threads int, log *slog.Logger) *accessLog {
 	l := &accessLog{
 		buffers: make([]logBuffer, threads),
 		wake:    make(chan struct{}, 1),
+		hurry:   make(chan struct{}, 1),
 		quit:    make(chan struct{}),
 		over:    make(chan struct{}),
 		log:     log,
@@ -99,14 +101,23 @@ func (l *accessLog) record(thread int, o *outcome) {
 		b.dropped.Add(1)
 		return
 	}
-	first := len(b.lines) == 0
+	before := len(b.lines)
 	b.lines = b.appendLine(b.lines, o)
+	after := len(b.lines)
 	b.mu.Unlock()
-	if first {
-		select {
-		case l.wake <- struct{}{}:
-		default: // it is awake, and has not looked yet
-		}
+	if before == 0 {
+		signal(l.wake)
+	}
+	if before < maxLogBuffer/2 && after >= maxLogBuffer/2 {
+		signal(l.hurry)
+	}
+}
+
+// signal never waits: a signal that is still there says it all.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 
@@ -145,6 +156,7 @@ func (l *accessLog) runWriter() {
 		gather.Reset(logGather)
 		select {
 		case <-gather.C:
+		case <-l.hurry:
 		case <-l.quit:
 		}
 		l.flush()
