@@ -331,3 +331,5 @@ func (p *peer) ended(t testing.TB) {
 }
 
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+func (p *peer) closeWrite() { p.Conn.(*net.TCPConn).CloseWrite() }

@@ -30,6 +30,7 @@ type serverH1 struct {
 	noPreface  bool // the first bytes are not HTTP/2's
 	closeNext  bool // the connection ends with the current response
 	failed     bool // nothing more can be said to the client
+	aborted    bool // the response is not whole
 	served     int
 	lingered   int
 }
@@ -378,7 +379,7 @@ func (s *serverH1) sendLength(p []byte, end bool) {
 	t.left -= int64(len(p))
 	s.t.Write(p)
 	if end && t.left > 0 {
-		s.failed = true
+		s.aborted = true
 	}
 }
 
@@ -402,12 +403,13 @@ func (s *serverH1) resumeBody() {
 func (s *serverH1) buffered() int { return s.t.Buffered() }
 
 // abort: the response is not whole, and must not look so.
-func (s *serverH1) abort(*Error) { s.failed = true }
+func (s *serverH1) abort(*Error) { s.aborted = true }
 
 // done ends the exchange: the next request's turn, or the end.
 func (s *serverH1) done() {
 	whole := s.state == serverAnswer
 	tunnel := s.state == serverTunnel
+	untilClose := s.turn.framing == h1.UntilClose
 	s.thread.turns.put(s.turn)
 	s.turn = nil
 	if s.pausedBody {
@@ -416,7 +418,9 @@ func (s *serverH1) done() {
 	switch {
 	case s.failed:
 		s.cutOff()
-	case tunnel:
+	case s.aborted && untilClose: // a FIN would make it look whole
+		s.reset()
+	case tunnel || s.aborted:
 		s.finish()
 	case s.closeNext && whole && len(s.held) == 0:
 		s.finish()
@@ -490,6 +494,14 @@ func (s *serverH1) cutOff() {
 	if s.leave() {
 		s.t.Close()
 	}
+}
+
+// reset closes so that the client sees an error.
+func (s *serverH1) reset() {
+	if s.t == &s.conn {
+		s.conn.ResetOnClose()
+	}
+	s.cutOff()
 }
 
 // leave takes the connection out of the books, once.

@@ -219,6 +219,11 @@ func (c *Conn) Close() {
 	_ = unix.Close(int(c.fd))
 }
 
+// ResetOnClose makes Close send RST instead of FIN.
+func (c *Conn) ResetOnClose() {
+	_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+}
+
 func (c *Conn) abandon() { unix.Close(int(c.fd)) }
 
 // Release takes the connection from its loop and returns the descriptor.
