@@ -43,6 +43,7 @@ type Proxy struct {
 	connections atomic.Int64 // of clients
 	blocking    atomic.Int64 // filters' phases that run off the loops
 	drains      atomic.Bool
+	drained     atomic.Bool // and no loop accepts any more
 	done        chan struct{}
 	access      *accessLog // nil: off
 
@@ -207,10 +208,20 @@ func (p *Proxy) Drain(deadline time.Time) {
 	p.deadline = time.AfterFunc(time.Until(deadline), p.finish)
 	p.mu.Unlock()
 	grace := min(idleGrace, time.Until(deadline)/2)
-	p.each(func(t *thread) { t.drain(grace) })
-	if p.connections.Load() == 0 {
-		p.finish()
-	}
+	var left atomic.Int64
+	left.Store(int64(len(p.threads)))
+	p.each(func(t *thread) {
+		t.drain(grace)
+		if left.Add(-1) > 0 {
+			return
+		}
+		// Only now does no loop accept any more: a count of zero before would
+		// end the process under a connection that is just being accepted.
+		p.drained.Store(true)
+		if p.connections.Load() == 0 {
+			go p.finish()
+		}
+	})
 }
 
 // finish ends a drain.
@@ -226,7 +237,7 @@ func (p *Proxy) finish() {
 
 // clientGone counts a client's connection out.
 func (p *Proxy) clientGone() {
-	if p.connections.Add(-1) == 0 && p.drains.Load() {
+	if p.connections.Add(-1) == 0 && p.drained.Load() {
 		go p.finish() // it may have to wait for a lock
 	}
 }
