@@ -15,10 +15,11 @@ const idleGrace = 5 * time.Second
 // draining reports whether responses tell their clients to go.
 func (t *thread) draining() bool { return t.leaving || t.proxy.view.Load().draining }
 
-// drain stops accepting and tells the clients to go.
+// drain takes who waits, stops accepting and tells the clients to go.
 func (t *thread) drain(grace time.Duration) {
 	t.leaving, t.grace = true, grace
-	for fd := range t.listeners {
+	for fd, a := range t.listeners {
+		a.ln.TakeWaiting()
 		t.unlisten(fd)
 	}
 	t.clients.each(clientConn.drain)
