@@ -53,6 +53,46 @@ func (x *exchange) offload(f *Filter, phase func() (*Response, error), then func
 	go x.runPhase(phase, then)
 }
 
+// The phases that may be offloaded, each going on with the one behind it. They
+// are apart from their loops so that these allocate nothing.
+
+func (x *exchange) offloadRequest(i, k int) {
+	f := &x.chain.filters[i]
+	x.offload(f, func() (*Response, error) { return x.callRequest(f) }, func(res *Response, err error) {
+		if x.passed(i, res, err) {
+			x.requestPhases(k + 1)
+		}
+	})
+}
+
+func (x *exchange) offloadPick(i, k int) {
+	f := &x.chain.filters[i]
+	var b *Backend
+	x.offload(f, func() (_ *Response, err error) { b, err = x.callPick(f); return nil, err }, func(_ *Response, err error) {
+		if !x.picked(i, b, err) {
+			x.pickPhases(k + 1)
+		}
+	})
+}
+
+func (x *exchange) offloadUpstream(i, k int) {
+	f := &x.chain.filters[i]
+	x.offload(f, func() (*Response, error) { return nil, x.callUpstream(f) }, func(_ *Response, err error) {
+		if x.edited(i, err) {
+			x.upstreamPhases(k + 1)
+		}
+	})
+}
+
+func (x *exchange) offloadResponse(i, k int) {
+	f := &x.chain.filters[i]
+	x.offload(f, func() (*Response, error) { return nil, x.callResponse(f) }, func(_ *Response, err error) {
+		if x.shaped(i, err) {
+			x.responsePhases(k + 1)
+		}
+	})
+}
+
 func (x *exchange) runPhase(phase func() (*Response, error), then func(*Response, error)) {
 	res, err := phase()
 	x.thread.proxy.blocking.Add(-1)

@@ -16,11 +16,7 @@ func (x *exchange) requestPhases(k int) {
 		f := &x.chain.filters[i]
 		x.entered = i + 1
 		if f.Blocking {
-			x.offload(f, func() (*Response, error) { return x.callRequest(f) }, func(res *Response, err error) {
-				if x.passed(i, res, err) {
-					x.requestPhases(k + 1)
-				}
-			})
+			x.offloadRequest(i, k)
 			return
 		}
 		if res, err := x.callRequest(f); !x.passed(i, res, err) {
@@ -53,12 +49,7 @@ func (x *exchange) pickPhases(k int) {
 		i := x.chain.pick[k]
 		f := &x.chain.filters[i]
 		if f.Blocking {
-			var b *Backend
-			x.offload(f, func() (_ *Response, err error) { b, err = x.callPick(f); return nil, err }, func(_ *Response, err error) {
-				if !x.picked(i, b, err) {
-					x.pickPhases(k + 1)
-				}
-			})
+			x.offloadPick(i, k)
 			return
 		}
 		if b, err := x.callPick(f); x.picked(i, b, err) {
@@ -87,11 +78,7 @@ func (x *exchange) upstreamPhases(k int) {
 		i := x.chain.upstream[k]
 		f := &x.chain.filters[i]
 		if f.Blocking {
-			x.offload(f, func() (*Response, error) { return nil, x.callUpstream(f) }, func(_ *Response, err error) {
-				if x.edited(i, err) {
-					x.upstreamPhases(k + 1)
-				}
-			})
+			x.offloadUpstream(i, k)
 			return
 		}
 		if !x.edited(i, x.callUpstream(f)) {
@@ -134,11 +121,7 @@ func (x *exchange) responsePhases(k int) {
 		}
 		f := &x.chain.filters[i]
 		if f.Blocking {
-			x.offload(f, func() (*Response, error) { return nil, x.callResponse(f) }, func(_ *Response, err error) {
-				if x.shaped(i, err) {
-					x.responsePhases(k + 1)
-				}
-			})
+			x.offloadResponse(i, k)
 			return
 		}
 		if !x.shaped(i, x.callResponse(f)) {
