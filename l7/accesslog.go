@@ -47,7 +47,7 @@ type outcome struct {
 // buffers out and writes them. When the writer is so far behind that a buffer is
 // full, lines are dropped and counted: a slow disk must not slow a request.
 type accessLog struct {
-	buffers []logBuffer // one per thread
+	buffers []logBuffer   // one per thread
 	wake    chan struct{} // there are lines
 	hurry   chan struct{} // a buffer is half full
 	quit    chan struct{}

@@ -3,6 +3,7 @@ package l7
 import (
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/l7/h1"
@@ -131,7 +132,8 @@ func errorResponse(req *Request, e *Error) *Response {
 		res.Header.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}
 	if e.Status == 503 || e.Status == 429 {
-		res.Header.Add("Retry-After", "1")
+		seconds := max(1, (e.RetryAfter+time.Second-1)/time.Second)
+		res.Header.Add("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
 	return res
 }

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -28,6 +29,8 @@ type Error struct {
 	Reason lb.Reason
 	Sent   bool // a byte of the request may have reached the backend
 	Err    error
+	// RetryAfter is what a 429 or 503 tells the client to wait; 0: a second.
+	RetryAfter time.Duration
 
 	kind failure // of an attempt
 }
