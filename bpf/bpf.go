@@ -10,7 +10,12 @@
 // The types below mirror maps.h; a test compares sizes and offsets.
 package bpf
 
-import "github.com/cilium/ebpf"
+import (
+	"bytes"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+)
 
 //go:generate go run ./gen reasons
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types datapath datapath.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
@@ -114,3 +119,12 @@ type Objects = datapathObjects
 
 // Spec returns what is compiled in, not yet loaded.
 func Spec() (*ebpf.CollectionSpec, error) { return loadDatapath() }
+
+// AddressOf returns a as the maps hold it.
+func AddressOf(a netip.Addr) Address { return a.As16() }
+
+// Addr returns the address; a mapped one as IPv4.
+func (a Address) Addr() netip.Addr { return netip.AddrFrom16(a).Unmap() }
+
+// Compare orders addresses by their bytes.
+func (a Address) Compare(b Address) int { return bytes.Compare(a[:], b[:]) }

@@ -81,7 +81,7 @@ struct port {
 };
 _Static_assert(sizeof(struct port) == 8, "struct port");
 
-/* Key of `binds`. Address 0 is any address. */
+/* Key of `binds`. ::ffff:0.0.0.0 is any IPv4 address, :: any at all. */
 struct bind_key {
 	struct address address;
 	__u16 port;		/* host order, as sk_lookup has it */

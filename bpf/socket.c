@@ -20,7 +20,7 @@ INLINE struct address any_address(int family, __u32 ip4, const __u32 *ip6)
 	return (struct address){ { ip6[0], ip6[1], ip6[2], ip6[3] } };
 }
 
-/* The most specific bind: the address itself, else any address. */
+/* The most specific bind: the address itself, any of IPv4, any at all. */
 INLINE struct bind *find_bind(const struct bpf_sk_lookup *ctx, const struct address *local)
 {
 	struct bind_key key = {
@@ -30,6 +30,10 @@ INLINE struct bind *find_bind(const struct bpf_sk_lookup *ctx, const struct addr
 	};
 	struct bind *bind = bpf_map_lookup_elem(&binds, &key);
 
+	if (!bind && ctx->family == AF_INET) {
+		key.address = mapped(0);
+		bind = bpf_map_lookup_elem(&binds, &key);
+	}
 	if (bind)
 		return bind;
 	key.address = (struct address){};

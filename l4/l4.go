@@ -11,11 +11,26 @@
 package l4
 
 import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/bpf"
 )
 
 // Options says where and how the datapath runs.
@@ -32,6 +47,25 @@ type Options struct {
 // Datapath is the kernel half of a node.
 type Datapath struct {
 	options Options
+	boot    lb.BootID
+	network *netlink.Handle // sees the network namespace that Open was called in
+	kernel  *kernel         // nil: fastpath off, or it did not load
+	attach  *attacher
+	arp     arp
+	stop    chan struct{} // closed by Close: ends runWays
+	done    sync.WaitGroup
+
+	mu       sync.Mutex // guards the rest
+	report   Report
+	planner  planner
+	routes   *vipRoutes
+	have     tables
+	steering lb.Steering
+	chains   []chain
+	members  []lb.Member
+	writes   int             // made by the last Apply
+	unknown  map[string]bool // peers without a way, in words
+	trouble  []string        // what the last Apply could not do and need not
 }
 
 // Report says honestly how packets are steered, and why not better.
@@ -92,36 +126,347 @@ type Hop struct {
 
 // Open loads or adopts the programs, maps and links. An interface that cannot
 // be served is in the Report, and an error only when Options.Required.
-func Open(o Options) (*Datapath, error) { return nil, errors.ErrUnsupported }
+func Open(o Options) (*Datapath, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Mode == "" {
+		o.Mode = lb.FastpathAuto
+	}
+	boot, err := bootID(o.RunDir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Datapath{
+		options: o,
+		boot:    boot,
+		arp:     newARP(o.Interfaces, o.RunDir),
+		stop:    make(chan struct{}),
+		planner: planner{address: o.Address.Unmap(), owners: map[uint64][]int16{}, cookie: cookieOf},
+		have:    newTables(),
+		unknown: map[string]bool{},
+	}
+	if err := d.open(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Datapath) open() (err error) {
+	if d.network, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	if d.routes, err = newVIPRoutes(d.network); err != nil {
+		return err
+	}
+	if why := d.load(); why != "" {
+		d.without(why)
+	} else {
+		d.attachAll()
+		d.done.Go(d.runWays)
+	}
+	if d.have.routes, err = d.routes.list(); err != nil {
+		return err
+	}
+	if d.options.Required {
+		return d.required()
+	}
+	return nil
+}
+
+// load brings programs and maps into the kernel; it says why it could not.
+func (d *Datapath) load() (why string) {
+	if d.options.Mode == lb.FastpathOff {
+		return "fastpath.mode is off"
+	}
+	_ = rlimit.RemoveMemlock() // needed before 5.11 only; loading says if it was
+	p := pinsIn(d.options.Pins)
+	if err := p.open(); err != nil {
+		return err.Error()
+	}
+	k, adopted, err := p.load()
+	if err != nil {
+		return err.Error()
+	}
+	if d.have, err = k.read(); err != nil {
+		k.close()
+		return err.Error()
+	}
+	d.kernel, d.report.Adopted = k, adopted
+	d.attach = &attacher{pins: p, network: d.network}
+	return ""
+}
+
+// without reports that the kernel does it alone.
+func (d *Datapath) without(why string) {
+	for _, name := range d.options.Interfaces {
+		d.report.Interfaces = append(d.report.Interfaces, InterfaceReport{name, lb.FastpathOff, why})
+	}
+	d.report.Sockets = SocketReport{Why: why}
+}
+
+func (d *Datapath) attachAll() {
+	if err := d.attach.sockets(d.kernel.SteerSocket); err != nil {
+		d.report.Sockets = SocketReport{Why: err.Error()}
+	} else {
+		d.report.Sockets = SocketReport{Steered: true}
+	}
+	if err := d.attach.leave(d.options.Interfaces); err != nil {
+		d.report.Problems = append(d.report.Problems, err.Error())
+	}
+	for _, name := range d.options.Interfaces {
+		r := d.attach.packets(name, d.options.Mode, d.kernel.SteerPacket, d.kernel.FindNeighbour)
+		d.report.Interfaces = append(d.report.Interfaces, r)
+	}
+}
+
+func (d *Datapath) required() error {
+	var errs []error
+	for _, i := range d.report.Interfaces {
+		if i.Mode == lb.FastpathOff {
+			errs = append(errs, fmt.Errorf("fastpath is required, but not possible on %s: %s", i.Name, i.Why))
+		}
+	}
+	if !d.report.Sockets.Steered {
+		errs = append(errs, fmt.Errorf("fastpath is required, but sk_lookup is not possible: %s", d.report.Sockets.Why))
+	}
+	return errors.Join(errs...)
+}
+
+// bootID reads the boot id of runDir, or makes it.
+func bootID(runDir string) (id lb.BootID, err error) {
+	rand.Read(id[:])
+	if runDir == "" {
+		return id, nil
+	}
+	if err := os.MkdirAll(runDir, 0o755); err != nil {
+		return id, fmt.Errorf("make the run directory: %w", err)
+	}
+	path := filepath.Join(runDir, "boot-id")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%x\n", id)
+		return id, errors.Join(err, f.Close())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return id, fmt.Errorf("read the boot id: %w", err)
+	}
+	if n, err := hex.Decode(id[:], bytes.TrimSpace(text)); err != nil || n != len(id) {
+		return id, fmt.Errorf("%s holds no boot id; remove it", path)
+	}
+	return id, nil
+}
 
 // Boot is this datapath's boot id.
-func (d *Datapath) Boot() lb.BootID { return lb.BootID{} }
+func (d *Datapath) Boot() lb.BootID { return d.boot }
 
 // Apply makes the kernel say s. It stops at the first error and may then be
 // called again: what was written stays and counts as written.
-func (d *Datapath) Apply(s lb.Steering) error { return errors.ErrUnsupported }
+func (d *Datapath) Apply(s lb.Steering) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	want, chains, members, err := d.planner.plan(s, d.have)
+	if err != nil {
+		return fmt.Errorf("plan the datapath: %w", err)
+	}
+	d.writes, d.trouble = 0, nil
+	if len(want.routes) > 0 {
+		d.tolerate(d.arp.set())
+	}
+	sockets, err := socketsByCookie(s.Binds)
+	if err != nil {
+		return err
+	}
+	for _, w := range diff(d.have, want) {
+		if err := d.put(w, sockets); err != nil {
+			return fmt.Errorf("%s: %w", w, err)
+		}
+		d.have.record(w)
+		d.writes++
+	}
+	if len(want.routes) == 0 {
+		d.tolerate(d.arp.restore())
+	}
+	d.steering, d.chains, d.members = s, chains, members
+	d.refreshWays()
+	return nil
+}
+
+func (d *Datapath) put(w write, sockets map[uint64]int) error {
+	if w.table == tableRoutes {
+		return d.putRoute(w)
+	}
+	if d.kernel == nil {
+		return nil
+	}
+	return d.kernel.put(w, sockets)
+}
+
+// putRoute is allowed to fail where there is no fast path: without privileges
+// an operator may have made the VIP local.
+func (d *Datapath) putRoute(w write) error {
+	vip := w.key.(netip.Addr)
+	err := d.routes.remove(vip)
+	if w.value != nil {
+		err = d.routes.put(vip)
+	}
+	if d.kernel == nil {
+		d.tolerate(err)
+		return nil
+	}
+	return err
+}
+
+func (d *Datapath) tolerate(err error) {
+	if err != nil {
+		d.trouble = append(d.trouble, err.Error())
+	}
+}
+
+func socketsByCookie(binds []lb.SteeredBind) (map[uint64]int, error) {
+	sockets := map[uint64]int{}
+	for _, b := range binds {
+		for i, fd := range b.Sockets {
+			if fd < 0 {
+				continue
+			}
+			cookie, err := cookieOf(fd)
+			if err != nil {
+				return nil, fmt.Errorf("identify the listening socket of slot %d of %s: %w", i, b.Bind, err)
+			}
+			sockets[cookie] = fd
+		}
+	}
+	return sockets, nil
+}
+
+// runWays keeps what the programs know of the way to each peer fresh.
+func (d *Datapath) runWays() {
+	timer := time.NewTimer(wayRefresh)
+	defer timer.Stop()
+	retries := 0
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-timer.C:
+		}
+		d.mu.Lock()
+		complete := d.refreshWays()
+		d.mu.Unlock()
+		if retries++; complete || retries > wayRetries {
+			retries = 0
+			timer.Reset(wayRefresh)
+		} else {
+			timer.Reset(wayRetry)
+		}
+	}
+}
+
+// refreshWays reports whether every peer has a way.
+func (d *Datapath) refreshWays() bool {
+	if d.kernel == nil {
+		return true
+	}
+	clear(d.unknown)
+	for index, address := range d.have.peers {
+		if index == bpf.Self {
+			continue
+		}
+		p, asked := ways{d.network}.find(address.Addr())
+		if asked != nil {
+			d.unknown[asked.Error()] = true
+		}
+		d.kernel.storePeer(index, p)
+	}
+	return len(d.unknown) == 0
+}
 
 // Counters returns how many packets left the programs by each reason since
 // the maps were made.
-func (d *Datapath) Counters() (map[lb.Reason]uint64, error) { return nil, errors.ErrUnsupported }
+func (d *Datapath) Counters() (map[lb.Reason]uint64, error) {
+	if d.kernel == nil {
+		return nil, nil
+	}
+	sums, err := d.kernel.counters()
+	if err != nil {
+		return nil, err
+	}
+	counters := make(map[lb.Reason]uint64, len(sums))
+	for i, n := range sums {
+		counters[lb.Reason(bpf.Reasons[i].Name)] = n
+	}
+	return counters, nil
+}
 
 // Samples returns counters and state as metrics.
-func (d *Datapath) Samples() []lb.Sample { return nil }
-
-// Explain says what happens to the packets of a flow under the last Apply.
-func (d *Datapath) Explain(t lb.Tuple) Explanation { return Explanation{Tuple: t, Row: -1, Slot: -1} }
+func (d *Datapath) Samples() []lb.Sample {
+	var samples []lb.Sample
+	for _, i := range d.Report().Interfaces {
+		samples = append(samples, lb.Sample{
+			Name: "lbd_fastpath_mode", Labels: []string{"interface", i.Name, "mode", string(i.Mode)}, Gauge: true, Value: 1,
+		})
+	}
+	counters, err := d.Counters()
+	if err != nil || counters == nil {
+		return samples
+	}
+	for _, r := range bpf.Reasons {
+		samples = append(samples, lb.Sample{
+			Name:   "lbd_xdp_packets_total",
+			Labels: []string{"reason", r.Name, "verdict", r.Verdict},
+			Value:  float64(counters[lb.Reason(r.Name)]),
+		})
+	}
+	return samples
+}
 
 // Report says how packets are steered.
-func (d *Datapath) Report() Report { return Report{} }
+func (d *Datapath) Report() Report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := d.report
+	r.Interfaces = slices.Clone(r.Interfaces)
+	r.Problems = slices.Concat(r.Problems, d.trouble, slices.Sorted(maps.Keys(d.unknown)))
+	return r
+}
 
 // Close releases what this process holds. Pins, links, maps, VIP routes and
 // sysctls stay, so packets go on.
-func (d *Datapath) Close() error { return nil }
+func (d *Datapath) Close() error {
+	close(d.stop)
+	d.done.Wait()
+	var errs []error
+	if d.attach != nil {
+		errs = append(errs, d.attach.close())
+	}
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.close())
+	}
+	if d.network != nil {
+		d.network.Close()
+	}
+	return errors.Join(errs...)
+}
 
-// Detach removes everything that a Datapath with these pins left in the
-// kernel: links, maps, VIP routes.
-func Detach(pins string) error { return errors.ErrUnsupported }
-
-// Local reports whether an interface other than lo owns the address: then it
-// is not a VIP. Unspecified and loopback addresses are local, too.
-func Local(a netip.Addr) (bool, error) { return false, errors.ErrUnsupported }
+// Detach removes everything that a Datapath with these options left in the
+// kernel: links, maps, VIP routes, sysctls.
+func Detach(o Options) error {
+	network, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink: %w", err)
+	}
+	defer network.Close()
+	routes, err := newVIPRoutes(network)
+	if err != nil {
+		return err
+	}
+	vips, err := routes.list()
+	errs := []error{pinsIn(o.Pins).remove(), err}
+	for vip := range vips {
+		errs = append(errs, routes.remove(vip))
+	}
+	return errors.Join(append(errs, newARP(o.Interfaces, o.RunDir).restore())...)
+}

@@ -1,0 +1,219 @@
+package l4
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/bpf"
+)
+
+// kernel is the maps and programs of one datapath, as this process holds them.
+type kernel struct {
+	bpf.Objects
+	rows  words // of the rows map, shared with the programs
+	node  words
+	peers words
+}
+
+// words is a mapped array, written in whole 64-bit words: a program never sees
+// half of one.
+type words struct {
+	memory []byte
+	word   []uint64
+}
+
+func mapWords(m *ebpf.Map) (words, error) {
+	size := int(m.MaxEntries() * m.ValueSize())
+	memory, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return words{}, fmt.Errorf("mmap %s: %w", m, err)
+	}
+	return words{memory, unsafe.Slice((*uint64)(unsafe.Pointer(&memory[0])), size/8)}, nil
+}
+
+func (w words) store(i int, v uint64) { atomic.StoreUint64(&w.word[i], v) }
+func (w words) load(i int) uint64     { return atomic.LoadUint64(&w.word[i]) }
+
+func (w words) unmap() error {
+	if w.memory == nil {
+		return nil
+	}
+	return unix.Munmap(w.memory)
+}
+
+// asWords views a struct of the maps as the words it is stored in.
+func asWords[T bpf.Node | bpf.Peer](v *T) []uint64 {
+	return unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
+}
+
+func (k *kernel) mapMemory() (err error) {
+	if k.rows, err = mapWords(k.Rows); err != nil {
+		return err
+	}
+	if k.node, err = mapWords(k.Node); err != nil {
+		return err
+	}
+	k.peers, err = mapWords(k.Peers)
+	return err
+}
+
+func (k *kernel) close() error {
+	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.Objects.Close())
+}
+
+// read returns what the maps hold.
+func (k *kernel) read() (tables, error) {
+	t := newTables()
+	for i := range t.rows {
+		t.rows[i] = k.rows.load(i)
+	}
+	for i, into := 0, asWords(&t.node); i < len(into); i++ {
+		into[i] = k.node.load(i)
+	}
+	index := map[bpf.Address]uint32{}
+	for _, err := range []error{
+		readMap(k.PeerIndex, index),
+		readMap(k.Addresses, t.addresses),
+		readMap(k.Ports, t.ports),
+		readMap(k.Binds, t.binds),
+	} {
+		if err != nil {
+			return t, err
+		}
+	}
+	t.peers = inverse(index)
+	for i := range uint32(bpf.Slots) {
+		var cookie uint64
+		if err := k.Slots.Lookup(i, &cookie); err == nil {
+			t.slots[i] = cookie
+		}
+	}
+	return t, nil
+}
+
+func readMap[K comparable, V any](m *ebpf.Map, into map[K]V) error {
+	var k K
+	var v V
+	it := m.Iterate()
+	for it.Next(&k, &v) {
+		into[k] = v
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read %s: %w", m, err)
+	}
+	return nil
+}
+
+// put makes one write of sync.go's, VIP routes excepted. sockets finds a file
+// descriptor by its socket's cookie.
+func (k *kernel) put(w write, sockets map[uint64]int) error {
+	switch w.table {
+	case tableRows:
+		k.rows.store(int(w.key.(uint32)), w.value.(uint64))
+	case tableNode:
+		v := w.value.(bpf.Node)
+		for i, word := range asWords(&v) {
+			k.node.store(i, word)
+		}
+	case tablePeers:
+		k.putPeer(w)
+	case tablePeerIndex:
+		return putMap(k.PeerIndex, w)
+	case tableAddresses:
+		return putMap(k.Addresses, w)
+	case tablePorts:
+		return putMap(k.Ports, w)
+	case tableBinds:
+		return putMap(k.Binds, w)
+	case tableSlots:
+		return k.putSlot(w, sockets)
+	}
+	return nil
+}
+
+func putMap(m *ebpf.Map, w write) error {
+	if w.value != nil {
+		return m.Put(w.key, w.value)
+	}
+	if err := m.Delete(w.key); !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (k *kernel) putSlot(w write, sockets map[uint64]int) error {
+	if w.value != nil {
+		return k.Slots.Put(w.key, uint64(sockets[w.value.(uint64)]))
+	}
+	// The kernel took it out itself when the socket was closed: EINVAL.
+	if err := k.Slots.Delete(w.key); !errors.Is(err, ebpf.ErrKeyNotExist) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+const peerWords = int(unsafe.Sizeof(bpf.Peer{}) / 8)
+
+// putPeer writes a peer whose way is not known yet: the kernel finds it until
+// the next refresh.
+func (k *kernel) putPeer(w write) {
+	p := bpf.Peer{MTU: maxMTU}
+	if w.value != nil {
+		p.Address = w.value.(bpf.Address)
+	}
+	k.storePeer(w.key.(uint32), p)
+}
+
+// storePeer writes an entry so that no packet uses half of it: it is marked as
+// expired first, and valid last.
+func (k *kernel) storePeer(index uint32, p bpf.Peer) {
+	const validUntil = int(unsafe.Offsetof(p.ValidUntil) / 8)
+	at := int(index) * peerWords
+	words := asWords(&p)
+	same := true
+	for i, word := range words {
+		same = same && (i == validUntil || k.peers.load(at+i) == word)
+	}
+	if !same {
+		k.peers.store(at+validUntil, 0)
+		for i, word := range words {
+			if i != validUntil {
+				k.peers.store(at+i, word)
+			}
+		}
+	}
+	k.peers.store(at+validUntil, p.ValidUntil)
+}
+
+func cookieOf(fd int) (uint64, error) {
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+}
+
+// counters returns the sum over all CPUs of each exit's counter.
+func (k *kernel) counters() ([]uint64, error) {
+	sums := make([]uint64, len(bpf.Reasons))
+	var perCPU []uint64
+	for i := range sums {
+		if err := k.Counters.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read %s: %w", k.Counters, err)
+		}
+		for _, n := range perCPU {
+			sums[i] += n
+		}
+	}
+	return sums, nil
+}
+
+// monotonic is the clock that the programs compare with, in ns.
+func monotonic() uint64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &t); err != nil {
+		return 0
+	}
+	return uint64(t.Nano())
+}

@@ -1,0 +1,158 @@
+package l4
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/bpf"
+)
+
+// tables is what the kernel holds, or what it should hold.
+type tables struct {
+	node      bpf.Node
+	rows      []uint64
+	peers     map[uint32]bpf.Address // local index to address; the ways there are not part of it
+	addresses map[bpf.Address]uint32 // VIP addresses to the number that ports know them by
+	ports     map[bpf.PortKey]bpf.Port
+	binds     map[bpf.BindKey]bpf.Bind
+	slots     map[uint32]uint64   // index to socket cookie
+	routes    map[netip.Addr]bool // VIPs that are local on lo
+}
+
+func newTables() tables {
+	return tables{
+		rows:      make([]uint64, lb.Rows),
+		peers:     map[uint32]bpf.Address{},
+		addresses: map[bpf.Address]uint32{},
+		ports:     map[bpf.PortKey]bpf.Port{},
+		binds:     map[bpf.BindKey]bpf.Bind{},
+		slots:     map[uint32]uint64{},
+		routes:    map[netip.Addr]bool{},
+	}
+}
+
+// A write is one change of a table. A nil value deletes.
+type write struct {
+	table      string
+	key, value any
+}
+
+func (w write) String() string {
+	if w.value == nil {
+		return fmt.Sprintf("delete %v from %s", w.key, w.table)
+	}
+	return fmt.Sprintf("write %v of %s", w.key, w.table)
+}
+
+// The tables' names in a write, as the maps' names are.
+const (
+	tableNode      = "node"
+	tableRows      = "rows"
+	tablePeers     = "peers"
+	tablePeerIndex = "peer_index"
+	tableAddresses = "addresses"
+	tablePorts     = "ports"
+	tableBinds     = "binds"
+	tableSlots     = "slots"
+	tableRoutes    = "routes"
+)
+
+// diff lists the writes that turn have into want.
+//
+// Invariant: after each single write every name that a packet can meet has its
+// target. So targets come before what names them, from the listening sockets
+// to the VIP addresses that let packets in, and go in the opposite order.
+func diff(have, want tables) (w []write) {
+	w = puts(w, tableSlots, have.slots, want.slots, cmp.Compare)
+	w = puts(w, tableBinds, have.binds, want.binds, compareBinds)
+	w = puts(w, tablePeers, have.peers, want.peers, cmp.Compare)
+	w = puts(w, tablePeerIndex, inverse(have.peers), inverse(want.peers), bpf.Address.Compare)
+	if have.node != want.node {
+		w = append(w, write{tableNode, uint32(0), want.node})
+	}
+	for row, owners := range want.rows {
+		if have.rows[row] != owners {
+			w = append(w, write{tableRows, uint32(row), owners})
+		}
+	}
+	w = puts(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
+	w = puts(w, tablePorts, have.ports, want.ports, comparePorts)
+	w = puts(w, tableAddresses, have.addresses, want.addresses, bpf.Address.Compare)
+
+	w = deletes(w, tableAddresses, have.addresses, want.addresses, bpf.Address.Compare)
+	w = deletes(w, tablePorts, have.ports, want.ports, comparePorts)
+	w = deletes(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
+	w = deletes(w, tablePeerIndex, inverse(have.peers), inverse(want.peers), bpf.Address.Compare)
+	w = deletes(w, tablePeers, have.peers, want.peers, cmp.Compare)
+	w = deletes(w, tableBinds, have.binds, want.binds, compareBinds)
+	return deletes(w, tableSlots, have.slots, want.slots, cmp.Compare)
+}
+
+// puts appends a write for each entry that is new or has changed, by key.
+func puts[K comparable, V comparable](w []write, table string, have, want map[K]V, order func(a, b K) int) []write {
+	for _, k := range slices.SortedFunc(maps.Keys(want), order) {
+		if v, ok := have[k]; !ok || v != want[k] {
+			w = append(w, write{table, k, want[k]})
+		}
+	}
+	return w
+}
+
+func deletes[K comparable, V any](w []write, table string, have, want map[K]V, order func(a, b K) int) []write {
+	for _, k := range slices.SortedFunc(maps.Keys(have), order) {
+		if _, ok := want[k]; !ok {
+			w = append(w, write{table, k, nil})
+		}
+	}
+	return w
+}
+
+// record notes in t that a write was made.
+func (t *tables) record(w write) {
+	switch w.table {
+	case tableNode:
+		t.node = w.value.(bpf.Node)
+	case tableRows:
+		t.rows[w.key.(uint32)] = w.value.(uint64)
+	case tablePeers:
+		recordIn(t.peers, w)
+	case tableAddresses:
+		recordIn(t.addresses, w)
+	case tablePorts:
+		recordIn(t.ports, w)
+	case tableBinds:
+		recordIn(t.binds, w)
+	case tableSlots:
+		recordIn(t.slots, w)
+	case tableRoutes:
+		recordIn(t.routes, w)
+	}
+}
+
+func recordIn[K comparable, V any](m map[K]V, w write) {
+	if w.value == nil {
+		delete(m, w.key.(K))
+	} else {
+		m[w.key.(K)] = w.value.(V)
+	}
+}
+
+func inverse[K, V comparable](m map[K]V) map[V]K {
+	out := make(map[V]K, len(m))
+	for k, v := range m {
+		out[v] = k
+	}
+	return out
+}
+
+func compareBinds(a, b bpf.BindKey) int {
+	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+func comparePorts(a, b bpf.PortKey) int {
+	return cmp.Or(cmp.Compare(a.Address, b.Address), slices.Compare(a.Port[:], b.Port[:]), cmp.Compare(a.Protocol, b.Protocol))
+}

@@ -1,0 +1,229 @@
+package l4
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/bpf"
+)
+
+// limits bound what one Steering may hold. Half of a map, so that an old and a
+// new Steering fit together while one turns into the other.
+var limits = []struct {
+	what string
+	most int
+	size func(lb.Steering) int
+}{
+	{"VIPs", bpf.Addresses / 2, func(s lb.Steering) int { return len(s.VIPs) }},
+	{"binds", bpf.Binds / 2, func(s lb.Steering) int { return len(s.Binds) }},
+	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
+}
+
+// A planner derives tables from a Steering. It keeps what is costly and what
+// must not change between two calls: the rows of each epoch.
+type planner struct {
+	address netip.Addr                   // the node's
+	owners  map[uint64][]int16           // by an epoch's digest
+	cookie  func(fd int) (uint64, error) // of a socket
+}
+
+// plan returns the tables that s asks for. Numbers that have already stand for
+// a peer, a VIP or a socket stay, and a number whose holder goes is not given
+// away before it is out of have.
+func (p *planner) plan(s lb.Steering, have tables) (want tables, chains []chain, members []lb.Member, err error) {
+	for _, l := range limits {
+		if n := l.size(s); n > l.most {
+			return want, nil, nil, fmt.Errorf("%d %s are too many: at most %d", n, l.what, l.most)
+		}
+	}
+	want = newTables()
+	if err = p.planSlots(s.Binds, have, &want); err != nil {
+		return
+	}
+	if chains, members, err = p.planRows(s, have, &want); err != nil {
+		return
+	}
+	planVIPs(s.VIPs, have, &want)
+	want.node = p.planNode(s, have, want)
+	return want, chains, members, nil
+}
+
+func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
+	n := bpf.Node{
+		Seed:           [2]uint64{binary.LittleEndian.Uint64(s.Seed[:8]), binary.LittleEndian.Uint64(s.Seed[8:])},
+		YoungUntil:     have.node.YoungUntil,
+		UnsettledUntil: have.node.UnsettledUntil,
+	}
+	if p.address.Is4() {
+		n.Address = bpf.AddressOf(p.address)
+	}
+	binary.BigEndian.PutUint16(n.View[:], lb.View(s.Epochs))
+	for i, tag := range s.Tags {
+		n.Flags |= bpf.NodeTunnels
+		binary.BigEndian.PutUint32(n.Tag[i][:], tag)
+	}
+	if len(s.Tags) == 1 {
+		n.Tag[1] = n.Tag[0]
+	}
+	for _, b := range want.binds {
+		if b.Live > 0 {
+			n.Flags |= bpf.NodeServes
+		}
+	}
+	return n
+}
+
+// planSlots gives each socket an index and each bind its live ones.
+func (p *planner) planSlots(binds []lb.SteeredBind, have tables, want *tables) error {
+	index := inverse(have.slots)
+	free := freeNumbers(have.slots, bpf.Slots, 0)
+	for _, b := range binds {
+		var all, live []uint16
+		for i, fd := range b.Sockets {
+			if fd < 0 {
+				continue
+			}
+			cookie, err := p.cookie(fd)
+			if err != nil {
+				return fmt.Errorf("identify the listening socket of slot %d of %s: %w", i, b.Bind, err)
+			}
+			at, known := index[cookie]
+			if !known {
+				if at, known = free(); !known {
+					return fmt.Errorf("more than %d listening sockets", bpf.Slots)
+				}
+				index[cookie] = at
+			}
+			want.slots[at] = cookie
+			all = append(all, uint16(at))
+			if i < len(b.Live) && b.Live[i] {
+				live = append(live, uint16(at))
+			}
+		}
+		if len(live) == 0 {
+			live = all // no slot seems alive: one that is wrong about it may still serve
+		}
+		if len(live) > bpf.BindSlots {
+			return fmt.Errorf("%s has %d slots: at most %d", b.Bind, len(live), bpf.BindSlots)
+		}
+		if len(live) == 0 {
+			continue // nobody listens: the kernel refuses connections by itself
+		}
+		value := bpf.Bind{Live: uint32(len(live))}
+		copy(value.Slot[:], live)
+		want.binds[bindKey(b.Bind)] = value
+	}
+	return nil
+}
+
+// bindKey names a bind. 0.0.0.0 is any IPv4 address, :: any address.
+func bindKey(b netip.AddrPort) bpf.BindKey {
+	return bpf.BindKey{Address: bpf.AddressOf(b.Addr()), Port: b.Port(), Protocol: uint8(lb.TCP)}
+}
+
+// planRows numbers the peers and writes the rows with these numbers.
+func (p *planner) planRows(s lb.Steering, have tables, want *tables) ([]chain, []lb.Member, error) {
+	if p.address.Is4() {
+		want.peers[bpf.Self] = bpf.AddressOf(p.address)
+	}
+	if len(s.Epochs) == 0 {
+		for row := range want.rows {
+			want.rows[row] = bpf.Self
+		}
+		return nil, nil, nil
+	}
+	members, rows := chains(s.Epochs, p.ownersOf)
+	local, err := number(members, s.Self, have, want)
+	if err != nil {
+		return nil, nil, err
+	}
+	for row, c := range rows {
+		want.rows[row] = c.pack(local)
+	}
+	p.forget(s.Epochs)
+	return rows, members, nil
+}
+
+// number returns the local index of each member.
+func number(members []lb.Member, self string, have tables, want *tables) ([]uint16, error) {
+	index := inverse(have.peers)
+	free := freeNumbers(have.peers, bpf.Peers, bpf.Self+1)
+	local := make([]uint16, len(members))
+	for i, m := range members {
+		if m.Name == self {
+			local[i] = bpf.Self
+			continue
+		}
+		if !m.Address.Is4() {
+			return nil, fmt.Errorf("member %s has the address %s: packets are encapsulated in IPv4 only", m.Name, m.Address)
+		}
+		address := bpf.AddressOf(m.Address)
+		at, known := index[address]
+		if !known || at == bpf.Self {
+			if at, known = free(); !known {
+				return nil, fmt.Errorf("%d members are too many: at most %d", len(members), bpf.Peers-2)
+			}
+			index[address] = at
+		}
+		local[i] = uint16(at)
+		want.peers[at] = address
+	}
+	return local, nil
+}
+
+func (p *planner) ownersOf(e lb.Epoch) []int16 {
+	digest := e.Digest()
+	if p.owners[digest] == nil {
+		p.owners[digest] = Owners(e.Members)
+	}
+	return p.owners[digest]
+}
+
+// forget drops the rows of epochs that are gone.
+func (p *planner) forget(epochs []lb.Epoch) {
+	for digest := range p.owners {
+		if !slices.ContainsFunc(epochs, func(e lb.Epoch) bool { return e.Digest() == digest }) {
+			delete(p.owners, digest)
+		}
+	}
+}
+
+func planVIPs(vips []lb.VIP, have tables, want *tables) {
+	used := map[uint32]bpf.Address{}
+	for address, number := range have.addresses {
+		used[number] = address
+	}
+	free := freeNumbers(used, bpf.Addresses, 1)
+	for _, v := range vips {
+		address := bpf.AddressOf(v.Addr)
+		number, known := have.addresses[address]
+		if !known {
+			if number, known = want.addresses[address]; !known {
+				number, _ = free() // there are as many numbers as VIPs, and have holds no more
+			}
+		}
+		want.addresses[address] = number
+		want.routes[v.Addr.Unmap()] = true
+		key := bpf.PortKey{Address: number, Protocol: uint8(v.Protocol)}
+		binary.BigEndian.PutUint16(key.Port[:], v.Port)
+		want.ports[key] = bpf.Port{}
+	}
+}
+
+// freeNumbers returns a function that yields the numbers from first below end
+// that are not in use, each once.
+func freeNumbers[V any](used map[uint32]V, end, first uint32) func() (uint32, bool) {
+	next := first
+	return func() (uint32, bool) {
+		for ; next < end; next++ {
+			if _, ok := used[next]; !ok {
+				next++
+				return next - 1, true
+			}
+		}
+		return 0, false
+	}
+}
