@@ -13,8 +13,8 @@ import (
 var ErrStalled = errors.New("peer does not read")
 
 const (
-	// StallTimeout is how long a write may make no progress.
-	StallTimeout = 30 * time.Second
+	// stallTimeout is how long a write may make no progress.
+	stallTimeout = 30 * time.Second
 	// direct is the size from which a write goes to the kernel at once,
 	// uncopied, instead of at the end of the turn.
 	direct = 16 << 10

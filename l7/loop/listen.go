@@ -3,6 +3,7 @@ package loop
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -31,7 +32,7 @@ type Listener struct {
 	gen      uint32
 	rest     Timer
 	closed   bool
-	Rests    uint64 // how often it had to rest
+	rests    atomic.Uint64 // how often it had to rest
 }
 
 // Listen accepts from fd, a listening socket, which it owns from now on.
@@ -94,7 +95,7 @@ func (ln *Listener) ready(uint32) {
 }
 
 func (ln *Listener) takeRest() {
-	ln.Rests++
+	ln.rests.Add(1)
 	_ = ln.loop.control(unix.EPOLL_CTL_MOD, ln.fd, 0, ln.index, ln.gen)
 	ln.loop.Set(&ln.rest, acceptBackoff, ln)
 }

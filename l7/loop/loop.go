@@ -46,6 +46,8 @@ type Loop struct {
 	misses  int // polls in a row that found nothing
 	stopped bool
 
+	stall time.Duration // stallTimeout, but for tests
+
 	wheel wheel
 	dirty []*Conn  // written to in this turn
 	later []Runner // to run before the turn ends
@@ -83,7 +85,7 @@ func New() (*Loop, error) {
 		unix.Close(epoll)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	l := &Loop{epoll: epoll, wake: wake, start: time.Now(), input: make([]byte, MaxIO)}
+	l := &Loop{epoll: epoll, wake: wake, start: time.Now(), stall: stallTimeout, input: make([]byte, MaxIO)}
 	l.wheel.init()
 	l.beat.Store(l.start.UnixNano())
 	if _, _, err := l.register(wake, unix.EPOLLIN, (*waker)(l)); err != nil {

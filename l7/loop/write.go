@@ -83,14 +83,14 @@ func (c *Conn) block() {
 		c.ask(c.want | unix.EPOLLOUT)
 	}
 	if !c.stall.Armed() {
-		c.loop.Set(&c.stall, StallTimeout, c)
+		c.loop.Set(&c.stall, c.loop.stall, c)
 	}
 }
 
 // progress gives a blocked write its time again.
 func (c *Conn) progress() {
 	if c.stall.Armed() {
-		c.loop.Set(&c.stall, StallTimeout, c)
+		c.loop.Set(&c.stall, c.loop.stall, c)
 	}
 }
 
