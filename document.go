@@ -2,18 +2,21 @@ package lb
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
+		"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/scanner"
 	"github.com/goccy/go-yaml/token"
 )
 
 // What a document may hold at most.
 const (
 	maxDocument = 16 << 20
+	maxTokens   = 1 << 20 // the parser takes half a kilobyte for each, and stack for each key
+	maxKeys     = 10_000  // of one mapping: its time grows with the square
 	maxDepth    = 64
 	maxExpanded = 100_000 // values read through aliases
 )
@@ -42,13 +45,13 @@ func open(file string, text []byte) (*document, *Error) {
 		line := strings.Count(source[:at], "\n") + 1
 		return d, d.errorAt(line, 1, 1, CodeSyntax, "a carriage return stands alone in this line", "end lines with a line feed")
 	}
-	tokens := lexer.Tokenize(source)
-	if err := d.checkDepth(tokens); err != nil {
+	tokens, err := d.scan(source)
+	if err != nil {
 		return d, err
 	}
-	tree, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		return d, d.syntaxError(err)
+	tree, problem := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
+	if problem != nil {
+		return d, d.syntaxError(problem)
 	}
 	return d, d.setRoot(tree)
 }
@@ -90,26 +93,83 @@ func validText(lines []string) (line, column int, ok bool) {
 	return 0, 0, true
 }
 
-// checkDepth bounds nesting before the parser recurses into it.
-func (d *document) checkDepth(tokens token.Tokens) *Error {
-	flow, dashes, line := 0, 0, 0
-	for _, t := range tokens {
-		if t.Position.Line != line {
-			dashes, line = 0, t.Position.Line
+// scan cuts the text into tokens and bounds how many there are and how deep
+// they nest, before the parser recurses into them.
+func (d *document) scan(source string) (token.Tokens, *Error) {
+	var tokens token.Tokens
+	var nested nesting
+	var s scanner.Scanner
+	s.Init(source)
+	for {
+		some, err := s.Scan()
+		if err == io.EOF {
+			return tokens, nil
 		}
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			flow++
-		case token.MappingEndType, token.SequenceEndType:
-			flow--
-		case token.SequenceEntryType: // - - - nests on one line
-			dashes++
+		for _, t := range some {
+			if nested.tooDeep(t) {
+				return nil, d.errorToken(t, CodeTooDeep, fmt.Sprintf("values nest deeper than %d levels", maxDepth), "")
+			}
+			if nested.keys > maxKeys {
+				return nil, d.errorToken(t, CodeTooLarge, fmt.Sprintf("a mapping has more than %d keys", maxKeys), "")
+			}
 		}
-		if flow > maxDepth || dashes > maxDepth || t.Position.IndentNum > 16*maxDepth {
-			return d.errorToken(t, CodeTooDeep, fmt.Sprintf("values nest deeper than %d levels", maxDepth), "")
+		tokens.Add(some...)
+		if len(tokens) > maxTokens {
+			return nil, d.errorToken(tokens[maxTokens], CodeTooLarge, fmt.Sprintf("the document has more than %d words and marks", maxTokens), "")
 		}
 	}
-	return nil
+}
+
+// nesting counts what is open where a token stands.
+type nesting struct {
+	flow, dashes, line int
+
+	blocks []block // mappings without braces, outermost first
+	keys   int     // of the innermost
+	last   *token.Token
+}
+
+// block is a mapping by the column of its keys.
+type block struct{ column, keys int }
+
+func (n *nesting) tooDeep(t *token.Token) bool {
+	if t.Position.Line != n.line {
+		n.dashes, n.line = 0, t.Position.Line
+	}
+	switch t.Type {
+	case token.MappingStartType, token.SequenceStartType:
+		n.flow++
+	case token.MappingEndType, token.SequenceEndType:
+		n.flow--
+	case token.SequenceEntryType: // - - - nests on one line
+		n.dashes++
+		n.leave(t.Position.Column)
+	case token.MappingValueType:
+		n.key(n.last)
+	}
+	n.last = t
+	return n.flow > maxDepth || n.dashes > maxDepth || len(n.blocks) > maxDepth
+}
+
+// leave ends the mappings right of a column.
+func (n *nesting) leave(column int) {
+	for len(n.blocks) > 0 && n.blocks[len(n.blocks)-1].column > column {
+		n.blocks = n.blocks[:len(n.blocks)-1]
+	}
+}
+
+// key counts a key of a mapping without braces.
+func (n *nesting) key(t *token.Token) {
+	if t == nil || n.flow > 0 {
+		return
+	}
+	n.leave(t.Position.Column)
+	if len(n.blocks) == 0 || n.blocks[len(n.blocks)-1].column < t.Position.Column {
+		n.blocks = append(n.blocks, block{column: t.Position.Column})
+	}
+	inner := &n.blocks[len(n.blocks)-1]
+	inner.keys++
+	n.keys = inner.keys
 }
 
 // syntaxError gives the parser's error our form.

@@ -282,7 +282,7 @@ func (e *edit) removeFlow(i int) {
 	default:
 		item.start = e.item(i - 1).end
 	}
-	if bytes.ContainsRune(e.text[item.start:item.end], '#') {
+	if item.start > item.end || bytes.ContainsRune(e.text[item.start:item.end], '#') {
 		e.fail() // a comment between the elements: whose is it?
 	}
 	e.replace(item.start, item.end, "")
