@@ -34,6 +34,8 @@ type serverH2 struct {
 const (
 	h2IdleTimeout = 5 * time.Minute
 	h2StallCheck  = 5 * time.Second
+	// h2Stall is how long a peer may give no window for what waits.
+	h2Stall = 30 * time.Second
 	// h2DrainWait is how long a client may take to see the first GOAWAY.
 	h2DrainWait = time.Second
 	// h2Ahead is how much is handed to the transport before the kernel took it.
@@ -492,7 +494,7 @@ func (c *serverH2) dropStalled(now time.Duration) {
 			st.sent, st.stalled = s.Sent(), now
 			return
 		}
-		if now-st.stalled < loop.StallTimeout {
+		if now-st.stalled < h2Stall {
 			return
 		}
 		st.reset(h2.Cancel)

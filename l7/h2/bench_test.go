@@ -56,6 +56,6 @@ func (e *echo) Head(s *Stream, h *Head, end bool) {
 }
 func (e *echo) Data(*Stream, []byte, bool)          {}
 func (e *echo) Trailers(*Stream, []Field)           {}
-func (e *echo) StreamDrained(*Stream)                     {}
+func (e *echo) StreamDrained(*Stream)               {}
 func (e *echo) Closed(*Stream, error)               {}
 func (e *echo) Refused(uint32, *Head, *StreamError) {}
