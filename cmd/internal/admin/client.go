@@ -187,10 +187,14 @@ func (c *Client) send(ctx context.Context, method, path string, head http.Header
 	return nil, c.problem(res)
 }
 
-// inner drops the URL that net/http puts around an error: it is made up.
+// inner drops the URL that net/http puts around an error, for it is made up,
+// and the path that a dial puts there, for Unreachable has it.
 func inner(err error) error {
 	if u := (*url.Error)(nil); errors.As(err, &u) {
-		return u.Err
+		err = u.Err
+	}
+	if o := (*net.OpError)(nil); errors.As(err, &o) && o.Op == "dial" {
+		err = o.Err
 	}
 	return err
 }

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/spf13/cobra"
+)
+
+func (c *ctl) node() *cobra.Command {
+	return noun("node", "The nodes of the cluster", c.nodeList(), c.nodeDrain(), c.nodeUndrain())
+}
+
+func (c *ctl) nodeList() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{Use: "list", Short: "Nodes as the addressed one sees them", Args: cobra.NoArgs}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "again every second, until interrupted")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return c.repeat(cmd, watch, func() error {
+			ctx, cancel := ask(cmd)
+			defer cancel()
+			s, err := c.client().Status(ctx)
+			if err != nil {
+				return err
+			}
+			return c.show(s.Nodes, nodeTable(s.Nodes))
+		})
+	}
+	return cmd
+}
+
+func nodeTable(all []admin.Node) *table {
+	t := &table{narrow: 5, heads: []string{"NODE", "STATE", "WEIGHT", "CONNECTIONS", "SYNC", "ADDRESS", "VIEW", "SINCE"}}
+	for _, n := range all {
+		name := n.Name
+		if n.Self {
+			name += " (this)"
+		}
+		connections := any("-")
+		if n.Connections != nil {
+			connections = *n.Connections
+		}
+		t.add(n.Name, name, n.State, n.Weight, connections, inSync(n), n.Address, fmt.Sprintf("%04x", n.View), age(n.Since))
+	}
+	return t
+}
+
+func inSync(n admin.Node) string {
+	switch {
+	case !n.Listed:
+		return "not listed"
+	case n.InSync:
+		return "in sync"
+	}
+	return "differs"
+}
+
+func (c *ctl) nodeDrain() *cobra.Command {
+	var wait bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use: "drain [NAME]", Short: "Give a node no new connections; old ones live on until drain.timeout", Args: cobra.MaximumNArgs(1),
+		Long: `Give a node no new connections. Keep-alive clients are told to go with their
+next response, the rest lives until it ends or drain.timeout is over; then the
+node is empty. Only a node itself can drain: address it, or run this on it.`,
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when the node is empty; exit 4 when that takes too long")
+	cmd.Flags().DurationVar(&limit, "timeout", 2*time.Minute, "how long to wait")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name, err := c.orderNode(cmd, args, true)
+		if err != nil {
+			return err
+		}
+		if !wait {
+			return c.verdict(admin.NodeOrder{Name: name, Drain: true}, name, "%s drains; lbctl status shows how far it is", name)
+		}
+		if err := c.awaitNode(cmd, name, limit); err != nil {
+			return err
+		}
+		return c.verdict(admin.NodeOrder{Name: name, Drain: true}, name, "%s is empty", name)
+	}
+	return cmd
+}
+
+func (c *ctl) nodeUndrain() *cobra.Command {
+	return &cobra.Command{Use: "undrain [NAME]", Short: "Take a drain back", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := c.orderNode(cmd, args, false)
+			if err != nil {
+				return err
+			}
+			return c.verdict(admin.NodeOrder{Name: name}, name, "%s gets connections again", name)
+		}}
+}
+
+// orderNode gives the order and the name of the node that has it now.
+func (c *ctl) orderNode(cmd *cobra.Command, args []string, drain bool) (string, error) {
+	ctx, cancel := ask(cmd)
+	defer cancel()
+	o := admin.NodeOrder{Drain: drain}
+	if len(args) > 0 {
+		o.Name = args[0]
+	}
+	if err := c.client().OrderNode(ctx, o); err != nil {
+		return "", err
+	}
+	if o.Name != "" {
+		return o.Name, nil
+	}
+	s, err := c.client().Status(ctx)
+	return s.Node, err
+}
+
+func (c *ctl) awaitNode(cmd *cobra.Command, name string, limit time.Duration) error {
+	err := c.wait(cmd, limit, func() (string, bool, error) {
+		ctx, cancel := ask(cmd)
+		defer cancel()
+		s, err := c.client().Status(ctx)
+		return fmt.Sprintf("%s: %s open", name, plural(s.Connections, "connection")), s.State == "empty", err
+	})
+	if late := (timeout{}); errors.As(err, &late) {
+		return timeout{fmt.Errorf("%w; it goes on draining: `lbctl node undrain` takes it back", late.error)}
+	}
+	return err
+}
