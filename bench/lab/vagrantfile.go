@@ -1,0 +1,35 @@
+package main
+
+import (
+	_ "embed"
+	"io"
+	"strings"
+	"text/template"
+)
+
+//go:embed Vagrantfile.tmpl
+var vagrantText string
+
+// writeVagrantfile makes the same topology of virtual machines.
+func writeVagrantfile(w io.Writer, t *topology) error {
+	funcs := template.FuncMap{
+		"router": t.router, "nodes": func() []machine { return t.role("node") },
+		"address": machine.address, "gateway": machine.gateway,
+		"originPort": func() int { return originPort },
+		"nodeConfig": func(m machine) string {
+			return string(t.nodeConfig(m, settings{
+				Data: "/var/lib/lbd", Run: "/run/lbd", Key: "/etc/lbd/cluster.key", Socket: "/run/lbd/lbd.sock",
+				Interface: "eth1", Pins: "/sys/fs/bpf/lbd/" + m.Name, Processes: 2, Threads: "auto",
+			}))
+		},
+		"indent": func(n int, text string) string {
+			pad := strings.Repeat(" ", n)
+			return pad + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n"+pad)
+		},
+	}
+	tmpl, err := template.New("Vagrantfile").Funcs(funcs).Parse(vagrantText)
+	if err != nil {
+		return err
+	}
+	return tmpl.Execute(w, t)
+}
