@@ -53,6 +53,7 @@ type Datapath struct {
 	attach  *attacher
 	arp     arp
 	stop    chan struct{} // closed by Close: ends runWays
+	hurry   chan struct{} // some peer's way is not known: runWays looks again soon
 	done    sync.WaitGroup
 
 	mu       sync.Mutex // guards the rest
@@ -142,6 +143,7 @@ func Open(o Options) (*Datapath, error) {
 		boot:    boot,
 		arp:     newARP(o.Interfaces, o.RunDir),
 		stop:    make(chan struct{}),
+		hurry:   make(chan struct{}, 1),
 		planner: planner{address: o.Address.Unmap(), owners: map[uint64][]int16{}, cookie: cookieOf},
 		have:    newTables(),
 		unknown: map[string]bool{},
@@ -290,7 +292,12 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		d.tolerate(d.arp.restore())
 	}
 	d.steering, d.chains, d.members = s, chains, members
-	d.refreshWays()
+	if !d.refreshWays() {
+		select {
+		case d.hurry <- struct{}{}:
+		default: // it knows already
+		}
+	}
 	return nil
 }
 
@@ -346,21 +353,24 @@ func socketsByCookie(binds []lb.SteeredBind) (map[uint64]int, error) {
 func (d *Datapath) runWays() {
 	timer := time.NewTimer(wayRefresh)
 	defer timer.Stop()
-	retries := 0
-	for {
+	for retries := 0; ; {
 		select {
 		case <-d.stop:
 			return
+		case <-d.hurry:
+			retries = wayRetries
 		case <-timer.C:
+			d.mu.Lock()
+			complete := d.refreshWays()
+			d.mu.Unlock()
+			if retries--; complete {
+				retries = 0
+			}
 		}
-		d.mu.Lock()
-		complete := d.refreshWays()
-		d.mu.Unlock()
-		if retries++; complete || retries > wayRetries {
-			retries = 0
-			timer.Reset(wayRefresh)
-		} else {
+		if retries > 0 {
 			timer.Reset(wayRetry)
+		} else {
+			timer.Reset(wayRefresh)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 const (
 	wayHolds     = 30 * time.Second // how long the programs trust a way they were given
 	wayRefresh   = 5 * time.Second
-	wayRetry     = 250 * time.Millisecond // while some peer's MAC address is not known
+	wayRetry     = 100 * time.Millisecond // while a new peer's MAC address is not known
 	wayRetries   = 20                     // then wait for the next refresh
 	maxMTU       = 65535
 	reachability = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT
