@@ -21,17 +21,41 @@ func (f *Fleet) Apply(ctx context.Context, u Update) error {
 		return err
 	}
 	defer f.release()
-	f.mu.Lock()
-	f.user = u.Config.Workers.User
-	first := f.crew == nil
-	f.mu.Unlock()
-	if err := f.openAccess(u.Config); err != nil {
+	undo, err := f.adjust(u.Config)
+	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	first := f.crew == nil
+	f.mu.Unlock()
 	if first {
-		return f.applyFirst(ctx, u)
+		err = f.applyFirst(ctx, u)
+	} else {
+		err = f.applyNext(ctx, u)
 	}
-	return f.applyNext(ctx, u)
+	if err != nil {
+		undo()
+	}
+	return err
+}
+
+// adjust takes over the settings that matter to workers which start from now
+// on; undo restores them.
+func (f *Fleet) adjust(c *lb.Config) (undo func(), err error) {
+	restore, err := f.openAccess(c.Log.Access)
+	if err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	user := f.user
+	f.user = c.Workers.User
+	return func() {
+		restore()
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.user = user
+	}, nil
 }
 
 // applyFirst starts the first crew.
@@ -88,6 +112,9 @@ func (f *Fleet) applyNext(ctx context.Context, u Update) error {
 	}
 	f.switchTo(ctx, u, opened)
 	f.noteWorkers(u.Config)
+	if err := f.sendLogs(); err != nil {
+		f.options.Log.Warn("hand the logs to the workers", "err", err)
+	}
 	return nil
 }
 

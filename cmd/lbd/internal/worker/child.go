@@ -236,10 +236,9 @@ func (p *process) beginDrain(timeout time.Duration) bool {
 		return false
 	}
 	p.ending = true
-	p.settle()
+	p.server.Drain(time.Now().Add(timeout)) // takes who waits on the sockets it still accepts on
 	p.sockets.closeAll()
 	p.mu.Unlock()
-	p.server.Drain(time.Now().Add(timeout))
 	go p.runDrain(timeout)
 	return true
 }

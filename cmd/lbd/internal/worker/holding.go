@@ -48,7 +48,9 @@ func (s *holding) drop(server Server, name socketName) {
 	}
 }
 
+// closeAll lets go of everything; what loops accept on is the proxy's to close.
 func (s *holding) closeAll() {
+	clear(s.running)
 	for name, fd := range s.held {
 		unix.Close(fd)
 		delete(s.held, name)

@@ -28,8 +28,8 @@ func (e *LockedError) Error() string {
 // lock takes the run directory for this process. The lock ends with the
 // process, however it ends; workers do not inherit it.
 func lock(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make run_dir: %w", err)
+	if err := own(dir); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -47,6 +47,27 @@ func lock(dir string) (*os.File, error) {
 		f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return f, nil
+}
+
+// own makes the directory when it is missing. One that others may write to is
+// refused: whoever does could hand us workers of his own.
+func own(dir string) error {
+	mode := os.FileMode(0o700)
+	if os.Geteuid() == 0 {
+		mode = 0o755 // the group lbd-admin passes through to the admin socket
+	}
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return fmt.Errorf("make run_dir: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return fmt.Errorf("look at run_dir %s: %w", dir, err)
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("run_dir %s belongs to uid %d with mode %04o; it must be ours (uid %d) and writable for nobody else: choose another node.run_dir",
+			dir, st.Uid, st.Mode&0o7777, os.Geteuid())
+	}
+	return nil
 }
 
 func holder(f *os.File) int {

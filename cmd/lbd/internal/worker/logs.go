@@ -4,28 +4,39 @@ import (
 	"errors"
 	"fmt"
 	"os"
-
-	"github.com/cirque-lb/lb"
 )
 
-// openAccess opens what the configuration calls the access log. Workers get
-// its descriptor: they open no path.
-func (f *Fleet) openAccess(c *lb.Config) error {
+// openAccess opens what the configuration calls the access log, unless it is
+// open. Workers get its descriptor: they open no path. undo goes back to the
+// one before.
+func (f *Fleet) openAccess(name string) (undo func(), err error) {
 	f.mu.Lock()
-	same := f.access != nil && f.accessName == c.Log.Access
+	before, was := f.access, f.accessName
 	f.mu.Unlock()
-	if same {
-		return nil
+	if before != nil && was == name {
+		return func() {}, nil
 	}
-	file, err := f.accessFile(c.Log.Access)
+	file, err := f.accessFile(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f.mu.Lock()
-	f.access, f.accessName = file, c.Log.Access
-	f.mu.Unlock()
-	f.sendLogs()
-	return nil
+	set := func(file *os.File, name string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.access, f.accessName = file, name
+	}
+	set(file, name)
+	return func() {
+		set(before, was)
+		f.closeLog(file)
+	}, nil
+}
+
+// closeLog closes a log that is not somebody else's.
+func (f *Fleet) closeLog(file *os.File) {
+	if file != nil && file != f.options.Stdout {
+		file.Close()
+	}
 }
 
 func (f *Fleet) accessFile(name string) (*os.File, error) {
@@ -56,8 +67,8 @@ func (f *Fleet) ReopenLogs() error {
 	f.access = file
 	f.mu.Unlock()
 	err = f.sendLogs()
-	if old != nil && old != f.options.Stdout && old != file {
-		old.Close()
+	if old != file {
+		f.closeLog(old)
 	}
 	return err
 }

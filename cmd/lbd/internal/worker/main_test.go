@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -165,6 +167,12 @@ func (e *echo) StopAccept(_ string, fd int) {
 
 func (e *echo) Drain(deadline time.Time) {
 	close(e.drain)
+	e.mu.Lock()
+	open := slices.Collect(maps.Keys(e.stop))
+	e.mu.Unlock()
+	for _, fd := range open {
+		e.StopAccept("", fd)
+	}
 	go func() { e.open.Wait(); close(e.done) }()
 }
 

@@ -63,6 +63,23 @@ func credential(name string) (*syscall.Credential, string, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, "", nil
 }
 
+// begin starts a worker's process as that user. Where root may not change
+// users, as in some containers, it stays root unless a user was asked for.
+func (f *Fleet) begin(c *crew, index int, early, control, access *os.File, as *syscall.Credential) (*exec.Cmd, error) {
+	cmd := command(c, index, early, control, access, as)
+	err := startRestricted(cmd)
+	refused := as != nil && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL))
+	if name := f.userName(); !refused || name != "" && name != defaultUser {
+		return cmd, err
+	}
+	cmd = command(c, index, early, control, access, nil)
+	if startRestricted(cmd) != nil {
+		return nil, err
+	}
+	f.note("user", "workers run as root: lbd may not become another user here")
+	return cmd, nil
+}
+
 // spawn starts the process of one place in a crew. It is not connected yet.
 func (f *Fleet) spawn(c *crew, index int, as *syscall.Credential) (*member, error) {
 	path := socketPath(f.options.RunDir, c.number, index)
@@ -79,8 +96,8 @@ func (f *Fleet) spawn(c *crew, index int, as *syscall.Credential) (*member, erro
 	access := f.access
 	f.mu.Unlock()
 
-	cmd := command(c, index, early, control, access, as)
-	if err := startRestricted(cmd); err != nil {
+	cmd, err := f.begin(c, index, early, control, access, as)
+	if err != nil {
 		early.Close()
 		os.Remove(path)
 		return nil, fmt.Errorf("start a worker: %w", err)
