@@ -45,6 +45,7 @@ type node struct {
 }
 
 func newNetwork(t *testing.T) *network {
+	t.Parallel() // they mostly wait
 	n := &network{t: t, name: "test", keys: []Key{{1, 2, 3}}, sides: map[netip.AddrPort]int{}, nodes: map[string]*node{}}
 	t.Cleanup(func() {
 		for _, node := range n.nodes {

@@ -54,6 +54,8 @@ type gossip struct {
 	telling sync.Mutex
 	send    chan letter
 	nodes   atomic.Int32 // known to be here, for the number of retransmissions
+
+	telltime time.Duration // for something about us to go out
 }
 
 // letter is a message on its way to one peer by TCP.
@@ -69,7 +71,7 @@ func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
 	o := c.options
 	g := &gossip{
 		cluster: c, name: o.Self.Name, opened: time.Now(),
-		dirty: make(chan struct{}, 1), send: make(chan letter, sendQueue),
+		dirty: make(chan struct{}, 1), send: make(chan letter, sendQueue), telltime: 10 * t.gossip,
 	}
 	g.nodes.Store(1)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: func() int { return int(g.nodes.Load()) }}
@@ -210,7 +212,7 @@ func (g *gossip) runAbout(ctx context.Context) {
 func (g *gossip) tell() error {
 	g.telling.Lock()
 	defer g.telling.Unlock()
-	return g.list.UpdateNode(time.Second)
+	return g.list.UpdateNode(g.telltime)
 }
 
 // join exchanges everything with the node at address.
