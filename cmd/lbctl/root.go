@@ -28,17 +28,11 @@ type ctl struct {
 
 func (c *ctl) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "lbctl",
-		Short:         "Steer a Cirque load balancer",
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		PersistentPreRunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.check(); err != nil {
-				return err
-			}
-			c.began = true
-			return nil
-		},
+		Use:               "lbctl",
+		Short:             "Steer a Cirque load balancer",
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return c.check() },
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.address, "addr", "", "admin socket (default $LBCTL_ADDR, then the default of admin.socket)")
@@ -46,7 +40,22 @@ func (c *ctl) root() *cobra.Command {
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(c.status(), c.backend(), c.node(), c.config(), c.upgrade(), c.explain(), c.events(), c.doctor(),
 		c.cluster(), c.listener(), c.route(), c.pool(), c.version())
+	c.markBegin(root)
 	return root
+}
+
+// markBegin has every command note that it runs: an error before that is the
+// command line's.
+func (c *ctl) markBegin(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		c.markBegin(sub)
+	}
+	if do := cmd.RunE; do != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			c.began = true
+			return do(cmd, args)
+		}
+	}
 }
 
 // check refuses flags that no command understands.

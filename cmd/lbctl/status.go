@@ -64,9 +64,13 @@ func writeStatus(w io.Writer, s admin.Status, wide bool) error {
 		if len(part.table.rows) == 0 {
 			continue
 		}
-		fmt.Fprintf(w, "\n%s\n", strings.ToUpper(part.title))
-		if err := part.table.write(indent{w}, wide); err != nil {
+		var rows strings.Builder
+		if err := part.table.write(&rows, wide); err != nil {
 			return err
+		}
+		fmt.Fprintf(w, "\n%s\n", strings.ToUpper(part.title))
+		for line := range strings.Lines(rows.String()) {
+			io.WriteString(w, "  "+line)
 		}
 	}
 	return writeVerdict(w, s)
@@ -108,12 +112,15 @@ func fastpath(f admin.Fastpath) string {
 	return text
 }
 
+// now is the clock that ages are told by; tests stop it.
+var now = time.Now
+
 // age is how long ago something was, coarsely.
 func age(t time.Time) string {
 	if t.IsZero() {
 		return "-"
 	}
-	return span(time.Since(t))
+	return span(max(0, now().Sub(t)))
 }
 
 func span(d time.Duration) string {
@@ -126,16 +133,4 @@ func span(d time.Duration) string {
 		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd", int(d.Hours())/24)
-}
-
-// indent writes each line two columns in; a table writes whole lines.
-type indent struct{ io.Writer }
-
-func (i indent) Write(p []byte) (int, error) {
-	text := "  " + strings.ReplaceAll(strings.TrimSuffix(string(p), "\n"), "\n", "\n  ")
-	if strings.HasSuffix(string(p), "\n") {
-		text += "\n"
-	}
-	_, err := io.WriteString(i.Writer, text)
-	return len(p), err
 }
