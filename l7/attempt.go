@@ -155,11 +155,17 @@ func (x *exchange) dropKept() {
 	x.keeping = false
 }
 
-// replayable reports whether the body may have to be sent again.
+// replayable reports whether the body may have to be sent again: by HTTP/2 the
+// backend may say that it did nothing with any request.
 func (x *exchange) replayable() bool {
 	r := x.session.Route
-	return x.keeping && x.reused && r.retry.reset && x.session.Attempt < r.Config.Retry.Attempts &&
-		idempotent(x.session.Request.Method) && len(x.kept) <= replayLimit
+	if !x.keeping || x.session.Attempt >= r.Config.Retry.Attempts || len(x.kept) > replayLimit {
+		return false
+	}
+	if x.session.Pool.Config.Protocol != lb.HTTP1 && r.retry.refused {
+		return true
+	}
+	return x.reused && r.retry.reset && idempotent(x.session.Request.Method)
 }
 
 // idempotent methods may be sent twice (RFC 9110 section 9.2.2).

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,6 +153,8 @@ type raw struct {
 
 	block bytes.Buffer
 	enc   *hpack.Encoder
+
+	resets atomic.Int64 // RST_STREAM that awaitRequest saw
 }
 
 func (l *lab) raw() *raw {
@@ -165,12 +168,16 @@ func (l *lab) raw() *raw {
 }
 
 func newRaw(t testing.TB, c net.Conn) *raw {
+	io.WriteString(c, http2.ClientPreface)
+	return newRawEnd(t, c)
+}
+
+func newRawEnd(t testing.TB, c net.Conn) *raw {
 	r := &raw{t: t, c: c, fr: http2.NewFramer(c, c)}
 	r.fr.AllowIllegalWrites = true
 	r.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	r.enc = hpack.NewEncoder(&r.block)
 	c.SetDeadline(time.Now().Add(patience))
-	io.WriteString(c, http2.ClientPreface)
 	r.fr.WriteSettings()
 	return r
 }
@@ -180,7 +187,13 @@ func (r *raw) head(id uint32, end bool, kv ...string) {
 	for i := 0; i < len(kv); i += 2 {
 		r.enc.WriteField(hpack.HeaderField{Name: kv[i], Value: kv[i+1]})
 	}
-	r.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: r.block.Bytes(), EndStream: end, EndHeaders: true})
+	p := r.block.Bytes()
+	n := min(len(p), 16000)
+	r.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p[:n], EndStream: end, EndHeaders: n == len(p)})
+	for p = p[n:]; len(p) > 0; p = p[n:] {
+		n = min(len(p), 16000)
+		r.fr.WriteContinuation(id, n == len(p), p[:n])
+	}
 }
 
 func request(method, path string, more ...string) []string {
@@ -261,17 +274,7 @@ func TestH2RefusedRequests(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			r := l.raw()
-			r.block.Reset()
-			for i := 0; i < len(x.kv); i += 2 {
-				r.enc.WriteField(hpack.HeaderField{Name: x.kv[i], Value: x.kv[i+1]})
-			}
-			p := r.block.Bytes()
-			n := min(len(p), 16000)
-			r.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p[:n], EndStream: true, EndHeaders: n == len(p)})
-			for p = p[n:]; len(p) > 0; p = p[n:] {
-				n = min(len(p), 16000)
-				r.fr.WriteContinuation(1, n == len(p), p[:n])
-			}
+			r.head(1, true, x.kv...)
 			if got := r.next(); !strings.HasPrefix(got, "HEADERS 1 :status="+x.status) {
 				t.Errorf("got %s, want %s", got, x.status)
 			}

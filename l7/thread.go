@@ -19,6 +19,7 @@ type thread struct {
 	text      []byte // heads are composed here before they are written
 	exchanges []*exchange
 	answers   freelist[answerH1, *answerH1]
+	backends  map[*endpoint]*groupH2 // that speak HTTP/2
 	turns     freelist[turnH1, *turnH1]
 	clients   clientList
 	listeners map[int]*acceptor // by descriptor
@@ -98,6 +99,9 @@ func (t *thread) recycle(x *exchange) {
 // one, of which connected or upstreamFailed tells later.
 func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *Error) {
 	e := b.endpoint
+	if e.key.protocol != lb.HTTP1 {
+		return t.connectH2(x, b)
+	}
 	for !fresh {
 		c := e.take(t)
 		if c == nil {
