@@ -35,7 +35,6 @@ type clientH2 struct {
 	quiet    time.Duration // since when there are no streams
 	heard    time.Duration // when something came
 	asked    time.Duration // when a PING went out that is not answered, 0 without
-	pongs    int
 	soiled   bool
 	closed   bool
 	pausedIn bool

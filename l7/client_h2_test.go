@@ -14,12 +14,30 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// startH2Origin serves HTTP/2 in clear text by x/net's server.
-func startH2Origin(t testing.TB, server *http2.Server, h http.HandlerFunc) *origin {
+// startH2Origin serves HTTP/2 in clear text by net/http.
+func startH2Origin(t testing.TB, streams int, h http.HandlerFunc) *origin {
 	t.Helper()
-	return startOrigin(t, func(p *peer) {
-		server.ServeConn(p.Conn, &http2.ServeConnOpts{Handler: h})
-	})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &origin{addr: ln.Addr().String()}
+	server := &http.Server{Handler: h, Protocols: clearH2(), HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streams}}
+	server.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			o.conns.Add(1)
+		}
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { server.Serve(ln) })
+	t.Cleanup(func() { server.Close(); serving.Wait() })
+	return o
+}
+
+func clearH2() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // startRawOrigin serves HTTP/2 frame by frame.
@@ -55,7 +73,7 @@ func echoH2(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestHTTP2BackendsServeBothProtocols(t *testing.T) {
-	o := startH2Origin(t, &http2.Server{}, echoH2)
+	o := startH2Origin(t, 0, echoH2)
 	l := startLab(t, labOptions{}, poolH2("http2", o.addr))
 	h1 := &http.Client{Timeout: patience}
 	for name, c := range map[string]*http.Client{"HTTP/1": h1, "HTTP/2": l.h2c()} {
@@ -89,7 +107,7 @@ func TestHTTP2BackendsServeBothProtocols(t *testing.T) {
 
 func TestHTTP2BackendsSeeTheirStreamLimitKept(t *testing.T) {
 	var running, most atomic.Int64
-	o := startH2Origin(t, &http2.Server{MaxConcurrentStreams: 4}, func(w http.ResponseWriter, r *http.Request) {
+	o := startH2Origin(t, 4, func(w http.ResponseWriter, r *http.Request) {
 		n := running.Add(1)
 		defer running.Add(-1)
 		for {
@@ -271,7 +289,7 @@ func TestAnAbandonedRequestIsResetAtTheBackend(t *testing.T) {
 
 // Both directions of a stream flow at the same time.
 func TestStreamingBothWays(t *testing.T) {
-	o := startH2Origin(t, &http2.Server{}, func(w http.ResponseWriter, r *http.Request) {
+	o := startH2Origin(t, 0, func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).EnableFullDuplex()
 		w.WriteHeader(200)
 		w.(http.Flusher).Flush()
