@@ -174,12 +174,6 @@ func (c *conn) say(s string) *conn {
 
 func (c *conn) closeWrite() { c.Conn.(*net.TCPConn).CloseWrite() }
 
-// reset closes the connection so that the peer sees an error.
-func (c *conn) reset() {
-	c.Conn.(*net.TCPConn).SetLinger(0)
-	c.Close()
-}
-
 // line reads a line without its end; ok is false when there is none.
 func (c *conn) line() (string, bool) {
 	c.SetReadDeadline(time.Now().Add(patience))
