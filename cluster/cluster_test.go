@@ -332,6 +332,36 @@ func TestAStrangersMessagesAreCountedOnly(t *testing.T) {
 	}
 }
 
+func TestASeedThatCannotBeJoinedIsToldOf(t *testing.T) {
+	n := newNetwork(t)
+	n.start("a")
+	n.agree("a=4", "a")
+	told := make(chan lb.Event, 256)
+	hear := func(o *Options) { o.Notify = func(e lb.Event) { told <- e } }
+	n.start("b", hear, func(o *Options) { o.Keys = []Key{{9}} })
+	n.start("c", hear, func(o *Options) { o.Join = []string{"127.0.0.1:1"} })
+	n.start("d", hear, func(o *Options) { o.Name = "other"; o.Join = []string{n.nodes["a"].Address().String()} })
+	wanted := map[string]bool{
+		"no installed keys could decrypt the message":                   true,
+		"connection refused":                                            true,
+		"it hung up on us; does it have the same cluster name and key?": true,
+	}
+	var heard []string
+	for len(wanted) > 0 {
+		select {
+		case e := <-told:
+			heard = append(heard, e.Kind+" "+e.Detail)
+			for want := range wanted {
+				if e.Kind == "seed.unreachable" && strings.HasSuffix(e.Detail, want) {
+					delete(wanted, want)
+				}
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("nobody says %v; heard %q", wanted, heard)
+		}
+	}
+}
+
 func TestOpenSaysWhatIsWrong(t *testing.T) {
 	good := Options{Name: "c", Self: self("a"), Bind: loopback}
 	for _, test := range []struct {

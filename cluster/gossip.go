@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -218,7 +219,18 @@ func (g *gossip) tell() error {
 // join exchanges everything with the node at address.
 func (g *gossip) join(address string) error {
 	_, err := g.list.Join([]string{address})
-	return err
+	if err == nil {
+		return nil
+	}
+	text := strings.TrimSpace(err.Error()) // "1 error occurred:\n\t* failed to join ADDRESS: …"
+	_, reason, found := strings.Cut(text, address+": ")
+	if !found {
+		reason = text
+	}
+	if strings.HasSuffix(reason, "EOF") || strings.Contains(reason, "reset by peer") {
+		return fmt.Errorf("join %s: it hung up on us; does it have the same cluster name and key?", address)
+	}
+	return fmt.Errorf("join %s: %s", address, reason)
 }
 
 // leave hands our last epochs to the others, then says good-bye.

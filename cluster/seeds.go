@@ -33,8 +33,9 @@ type seeds struct {
 
 // target is an address to dial, with its back-off.
 type target struct {
-	due   time.Time
-	delay time.Duration
+	due      time.Time
+	delay    time.Duration
+	failures int // in a row; owned by the dial under way
 }
 
 func newSeeds(c *Cluster, join []string, base time.Duration) *seeds {
@@ -71,7 +72,7 @@ func (s *seeds) dialDue(ctx context.Context) {
 		slots <- struct{}{}
 		dials.Go(func() {
 			defer func() { <-slots }()
-			s.dial(ctx, address)
+			s.dial(ctx, address, t)
 		})
 	}
 	dials.Wait()
@@ -103,7 +104,7 @@ func (s *seeds) missing() (addresses []string) {
 
 // dial resolves a target and exchanges everything with each of its addresses
 // that is not with us yet.
-func (s *seeds) dial(ctx context.Context, address string) {
+func (s *seeds) dial(ctx context.Context, address string, t *target) {
 	for _, a := range resolve(ctx, address) {
 		if here, _ := s.cluster.reach(); here[a] {
 			continue
@@ -111,10 +112,24 @@ func (s *seeds) dial(ctx context.Context, address string) {
 		s.dials.Add(1)
 		if err := s.cluster.gossip.join(a); err != nil {
 			s.failed.Add(1)
-			s.cluster.options.Log.Debug("seed does not answer", "seed", address, "error", err)
+			t.failures++
+			s.complain(address, t.failures, err)
 			continue
 		}
+		t.failures = 0
 		s.cluster.synced()
+	}
+}
+
+// complain tells of the 1st, 2nd, 4th, 8th… failure in a row: a seed may be
+// away for years.
+func (s *seeds) complain(address string, times int, err error) {
+	if times&(times-1) != 0 {
+		return
+	}
+	s.cluster.options.Log.Warn("seed cannot be joined; it is dialled for ever", "seed", address, "times", times, "error", err)
+	if times == 1 {
+		s.cluster.event("seed.unreachable", address, err.Error())
 	}
 }
 
