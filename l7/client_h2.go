@@ -27,7 +27,6 @@ type clientH2 struct {
 	waiting  []*requestH2 // until then
 	reserved int          // requests that are about to open a stream
 	failed   []*requestH2 // whose exchange is to be told
-	free     []*requestH2
 
 	timer    loop.Timer
 	born     time.Duration
@@ -47,6 +46,13 @@ const (
 	// h2Waiting is how many requests wait for one connection to be made.
 	h2Waiting = 100
 )
+
+// threadH2 is what a thread keeps for HTTP/2.
+type threadH2 struct {
+	groups   map[*endpoint]*groupH2
+	streams  freelist[streamH2, *streamH2]
+	requests freelist[requestH2, *requestH2]
+}
 
 // groupH2 is a thread's connections to one backend.
 type groupH2 struct {
@@ -72,13 +78,13 @@ func (t *thread) connectH2(x *exchange, b *Backend) (upstream, bool, *Error) {
 
 // roomH2 finds a connection to e that takes one more request, or makes it.
 func (t *thread) roomH2(e *endpoint, limits *lb.PoolLimits) (*clientH2, *Error) {
-	g := t.backends[e]
+	g := t.h2.groups[e]
 	if g == nil {
 		g = &groupH2{streams: h2Waiting}
-		if t.backends == nil {
-			t.backends = map[*endpoint]*groupH2{}
+		if t.h2.groups == nil {
+			t.h2.groups = map[*endpoint]*groupH2{}
 		}
-		t.backends[e] = g
+		t.h2.groups[e] = g
 	}
 	for _, c := range g.conns {
 		if c.room() > 0 {
@@ -186,7 +192,7 @@ func (c *clientH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 	}
 	if h.TooLarge {
 		x := r.detach()
-		r.reset(h2.Cancel)
+		r.endStream(h2.Cancel)
 		x.upstreamFailed(responseError(errors.New("response's head is over the limit")))
 		r.put()
 		return
@@ -406,7 +412,7 @@ func (c *clientH2) dropStalled(now time.Duration) {
 			return
 		}
 		x := r.detach()
-		r.reset(h2.Cancel)
+		r.endStream(h2.Cancel)
 		if x != nil {
 			x.upstreamFailed(r.lost(loop.ErrStalled))
 		}
@@ -440,8 +446,8 @@ func (c *clientH2) forget() bool {
 	if i := slices.Index(g.conns, c); i >= 0 {
 		g.conns = slices.Delete(g.conns, i, i+1)
 	}
-	if len(g.conns) == 0 && c.thread.backends[c.endpoint] == g {
-		delete(c.thread.backends, c.endpoint)
+	if len(g.conns) == 0 && c.thread.h2.groups[c.endpoint] == g {
+		delete(c.thread.h2.groups, c.endpoint)
 	}
 	return true
 }

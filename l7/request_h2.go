@@ -28,11 +28,8 @@ type requestH2 struct {
 
 // request makes the upstream of an attempt.
 func (c *clientH2) request(x *exchange) *requestH2 {
-	r := &requestH2{c: c}
-	if n := len(c.free) - 1; n >= 0 {
-		r = c.free[n]
-		c.free = c.free[:n]
-	}
+	r := c.thread.h2.requests.get()
+	r.c = c
 	r.x = x
 	return r
 }
@@ -89,12 +86,13 @@ func (r *requestH2) put() {
 	if r.x != nil || r.s != nil || r.failure != nil {
 		return
 	}
-	c, header := r.c, r.response.Header
+	r.c.thread.h2.requests.put(r)
+}
+
+func (r *requestH2) reset() {
+	header := r.response.Header
 	clear(header)
-	*r = requestH2{c: c, response: Response{Header: header[:0]}}
-	if len(c.free) < maxFreeStreams {
-		c.free = append(c.free, r)
-	}
+	*r = requestH2{response: Response{Header: header[:0]}}
 }
 
 // sendHead is upstream's, as those that follow.
@@ -198,7 +196,7 @@ func (r *requestH2) abort() {
 		c.leave(r)
 		return
 	}
-	r.reset(h2.Cancel)
+	r.endStream(h2.Cancel)
 	r.put()
 }
 
@@ -212,8 +210,8 @@ func (c *clientH2) leave(r *requestH2) {
 	}
 }
 
-// reset ends the stream, if there is one.
-func (r *requestH2) reset(code h2.ErrCode) {
+// endStream resets the stream, if there is one.
+func (r *requestH2) endStream(code h2.ErrCode) {
 	if r.s != nil {
 		r.c.conn.Reset(r.s, code)
 		r.s = nil
@@ -225,7 +223,7 @@ func (r *requestH2) reset(code h2.ErrCode) {
 // whole: the response is whole. What is left of the request is not wanted.
 func (r *requestH2) whole(tell func(*exchange)) {
 	if r.s != nil && !r.s.Finished() {
-		r.reset(h2.Cancel)
+		r.endStream(h2.Cancel)
 	}
 	x := r.detach()
 	number := x.number

@@ -27,7 +27,6 @@ type serverH2 struct {
 	quiet    time.Duration // since when there are no streams
 	partial  time.Duration // since when something is begun and not ended, -1 when nothing is
 	lingered int
-	free     []*streamH2
 }
 
 // Time-outs of HTTP/2 connections.
@@ -270,26 +269,19 @@ func (c *serverH2) Refused(_ uint32, h *h2.Head, err *h2.StreamError) {
 	st.x.refuse(&st.request, e)
 }
 
-// maxFreeStreams bounds the requests that a connection keeps for reuse.
-const maxFreeStreams = 32
-
 func (c *serverH2) stream() *streamH2 {
-	if n := len(c.free) - 1; n >= 0 {
-		st := c.free[n]
-		c.free = c.free[:n]
-		return st
-	}
-	return &streamH2{c: c}
+	st := c.thread.h2.streams.get()
+	st.c = c
+	return st
 }
 
 // put takes a stream back that nobody points to any more.
-func (c *serverH2) put(st *streamH2) {
+func (c *serverH2) put(st *streamH2) { c.thread.h2.streams.put(st) }
+
+func (st *streamH2) reset() {
 	header := st.request.Header
 	clear(header)
-	*st = streamH2{c: c, request: Request{Header: header[:0]}}
-	if len(c.free) < maxFreeStreams {
-		c.free = append(c.free, st)
-	}
+	*st = streamH2{request: Request{Header: header[:0]}}
 }
 
 // closedOne notes that a stream is gone.
@@ -427,9 +419,9 @@ func (st *streamH2) buffered() int {
 }
 
 // abort: the response is not whole, and must not look so.
-func (st *streamH2) abort(*Error) { st.reset(h2.InternalError) }
+func (st *streamH2) abort(*Error) { st.endStream(h2.InternalError) }
 
-func (st *streamH2) reset(code h2.ErrCode) {
+func (st *streamH2) endStream(code h2.ErrCode) {
 	if st.s != nil {
 		st.c.conn.Reset(st.s, code)
 		st.s = nil
@@ -442,7 +434,7 @@ func (st *streamH2) reset(code h2.ErrCode) {
 func (st *streamH2) done() {
 	st.x = nil
 	if st.s != nil && !st.s.Finished() {
-		st.reset(h2.Cancel)
+		st.endStream(h2.Cancel)
 	}
 	if st.s == nil {
 		st.c.put(st)
@@ -497,7 +489,7 @@ func (c *serverH2) dropStalled(now time.Duration) {
 		if now-st.stalled < h2Stall {
 			return
 		}
-		st.reset(h2.Cancel)
+		st.endStream(h2.Cancel)
 		if st.x == nil {
 			c.put(st)
 			return

@@ -19,7 +19,7 @@ type thread struct {
 	text      []byte // heads are composed here before they are written
 	exchanges []*exchange
 	answers   freelist[answerH1, *answerH1]
-	backends  map[*endpoint]*groupH2 // that speak HTTP/2
+	h2        threadH2
 	turns     freelist[turnH1, *turnH1]
 	clients   clientList
 	listeners map[int]*acceptor // by descriptor
