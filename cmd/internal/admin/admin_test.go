@@ -369,7 +369,11 @@ func TestSamplesBecomeMetrics(t *testing.T) {
 func TestMetricNamesAreAccepted(t *testing.T) {
 	f := newFake()
 	for name := range helps {
-		f.sample = append(f.sample, lb.Sample{Name: name, Gauge: !strings.HasSuffix(name, "_total")})
+		s := lb.Sample{Name: name, Gauge: !strings.HasSuffix(name, "_total")}
+		if strings.HasSuffix(name, "_seconds") && !strings.Contains(name, "timestamp") {
+			s = lb.Sample{Name: name, Buckets: []lb.Bucket{{Le: 1}}}
+		}
+		f.sample = append(f.sample, s)
 	}
 	w := httptest.NewRecorder()
 	ReadOnly(f).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))

@@ -95,7 +95,7 @@ func clusterSamples(s *Snapshot) []lb.Sample {
 func modeSamples(s *Snapshot) []lb.Sample {
 	var all []lb.Sample
 	for _, mode := range []string{"native", "generic", "sk_lookup", "off"} {
-		all = append(all, gauge("lbd_fastpath_mode", truth(s.Fastpath.Mode == mode), "mode", mode))
+		all = append(all, gauge("lbd_steering_mode", truth(s.Fastpath.Mode == mode), "mode", mode))
 	}
 	for _, v := range []struct {
 		what  string
