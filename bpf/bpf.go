@@ -25,8 +25,8 @@ import (
 const (
 	Rows      = 65537
 	Peers     = 1024
-	Addresses = 4096
-	Ports     = 16384
+	VIPs      = 4096
+	VIPPorts  = 64
 	Binds     = 1024
 	BindSlots = 256
 	Slots     = 16384
@@ -81,18 +81,19 @@ type Peer struct {
 	_          uint32
 }
 
-// PortKey names a port of a VIP: Address is the value in addresses.
-type PortKey struct {
-	Address  uint32
+// Served is what is served at one port of a VIP. Port 0 is any, and comes last.
+type Served struct {
 	Port     [2]byte // network order
 	Protocol uint8
 	_        uint8
+	Service  uint32 // 0: the workers
 }
 
-// Port is what is served at a VIP's port.
-type Port struct {
-	Flags   uint32
-	Service uint32 // 0: the workers
+// VIP is a VIP address: the first Ports of Port are served.
+type VIP struct {
+	Ports uint32
+	_     uint32
+	Port  [VIPPorts]Served
 }
 
 // BindKey names a bind: the zero Address is any.

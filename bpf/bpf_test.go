@@ -53,8 +53,8 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		name string
 		in   any
 	}{
-		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"port_key", PortKey{}},
-		{"port", Port{}}, {"bind_key", BindKey{}}, {"bind", Bind{}},
+		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
+		{"vip", VIP{}}, {"bind_key", BindKey{}}, {"bind", Bind{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {
@@ -64,7 +64,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		sameLayout(t, s, reflect.TypeOf(c.in))
 	}
 	for name, entries := range map[string]uint32{
-		"rows": Rows, "peers": Peers, "peer_index": Peers, "addresses": Addresses, "ports": Ports,
+		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs,
 		"binds": Binds, "slots": Slots, "node": 1, "counters": uint32(len(Reasons)),
 	} {
 		if got := spec.Maps[name].MaxEntries; got != entries {

@@ -16,15 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	datapathMapAddresses      = "addresses"
 	datapathMapBinds          = "binds"
 	datapathMapCounters       = "counters"
 	datapathMapNode           = "node"
 	datapathMapPeerIndex      = "peer_index"
 	datapathMapPeers          = "peers"
-	datapathMapPorts          = "ports"
 	datapathMapRows           = "rows"
 	datapathMapSlots          = "slots"
+	datapathMapVips           = "vips"
 	datapathProgFindNeighbour = "find_neighbour"
 	datapathProgSteerPacket   = "steer_packet"
 	datapathProgSteerSocket   = "steer_socket"
@@ -81,15 +80,14 @@ type datapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
-	Addresses *ebpf.MapSpec `ebpf:"addresses"`
 	Binds     *ebpf.MapSpec `ebpf:"binds"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	Rows      *ebpf.MapSpec `ebpf:"rows"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	Vips      *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -118,28 +116,26 @@ func (o *datapathObjects) Close() error {
 //
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
-	Addresses *ebpf.Map `ebpf:"addresses"`
 	Binds     *ebpf.Map `ebpf:"binds"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Node      *ebpf.Map `ebpf:"node"`
 	PeerIndex *ebpf.Map `ebpf:"peer_index"`
 	Peers     *ebpf.Map `ebpf:"peers"`
-	Ports     *ebpf.Map `ebpf:"ports"`
 	Rows      *ebpf.Map `ebpf:"rows"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	Vips      *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
-		m.Addresses,
 		m.Binds,
 		m.Counters,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
-		m.Ports,
 		m.Rows,
 		m.Slots,
+		m.Vips,
 	)
 }
 

@@ -12,8 +12,8 @@
 #define ROWS 65537	/* a prime: hash buckets of the node set */
 #define PEERS 1024	/* local indexes; 0 is nobody */
 #define SELF 1		/* the local index of this node */
-#define ADDRESSES 4096	/* VIP addresses */
-#define PORTS 16384	/* VIP address, port, protocol */
+#define VIPS 4096	/* VIP addresses */
+#define VIP_PORTS 64	/* ports of one VIP address */
 #define BINDS 1024	/* listening addresses and ports */
 #define BIND_SLOTS 256	/* listening sockets of one bind */
 #define SLOTS 16384	/* listening sockets in all */
@@ -65,21 +65,23 @@ struct peer {
 };
 _Static_assert(sizeof(struct peer) == 48, "struct peer");
 
-/* Key of `ports`. Port 0 is any port that has no entry of its own. */
-struct port_key {
-	__u32 address;		/* value of `addresses` */
+/* What is served at one port of a VIP. Port 0 is any, and comes last. */
+struct served {
 	__be16 port;
 	__u8 protocol;
 	__u8 unused;
-};
-_Static_assert(sizeof(struct port_key) == 8, "struct port_key");
-
-/* What is served at a VIP's port. */
-struct port {
-	__u32 flags;		/* none yet */
 	__u32 service;		/* 0: the workers, by the rows of the node set */
 };
-_Static_assert(sizeof(struct port) == 8, "struct port");
+_Static_assert(sizeof(struct served) == 8, "struct served");
+
+/* A VIP address. Its ports are here and not in a map of their own: that would
+ * be a second lookup for each packet. */
+struct vip {
+	__u32 ports;		/* how many of port[] are filled */
+	__u32 unused;
+	struct served port[VIP_PORTS];
+};
+_Static_assert(sizeof(struct vip) == 520, "struct vip");
 
 /* Key of `binds`. ::ffff:0.0.0.0 is any IPv4 address, :: any at all. */
 struct bind_key {
@@ -113,8 +115,7 @@ MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(
 
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS, BPF_F_MMAPABLE) peers SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, __u32, PEERS, 0) peer_index SEC(".maps");
-MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, __u32, ADDRESSES, 0) addresses SEC(".maps");
-MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct port_key, struct port, PORTS, 0) ports SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, struct vip, VIPS, 0) vips SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct bind_key, struct bind, BINDS, 0) binds SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_SOCKMAP, __u32, __u64, SLOTS, 0) slots SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0) counters SEC(".maps");

@@ -25,13 +25,22 @@ struct packet {
 	__u8 protocol;			/* of the flow */
 	__u8 kind;
 	struct macs *macs;		/* where the frame begins */
-	__u32 l3;			/* where in the frame the (outer) IP header begins */
+	__u64 l3;			/* 64 bits, so that the verifier knows it: where in the frame the (outer) IP header begins */
 	__u16 length;			/* of the IP packet */
-	__u32 vip;			/* value of `addresses` */
+	const struct vip *vip;
 	void *ip;			/* struct iphdr or ipv6hdr */
 	__u32 ip_size;			/* of its fixed part */
 	struct tcphdr *tcp;
 };
+
+/*
+ * Keeps a packet in memory: in registers, clang would carry each field through
+ * each branch where it has no value yet.
+ */
+INLINE void in_memory(struct packet *p)
+{
+	asm volatile("" : : "r"(p) : "memory");
+}
 
 struct cursor {
 	void *at, *end;

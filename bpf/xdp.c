@@ -41,7 +41,7 @@ int steer_packet(struct xdp_md *ctx)
 {
 	struct cursor c = frame_of(ctx);
 	struct node *node = this_node();
-	struct packet p = {};
+	struct packet p;
 	struct ipv6hdr *ip6;
 	struct iphdr *ip;
 	int why = REASON_NOT_IP;
@@ -49,6 +49,8 @@ int steer_packet(struct xdp_md *ctx)
 
 	if (!node)
 		return XDP_PASS;	/* cannot be: an array has its first entry */
+	p.tcp = NULL;
+	in_memory(&p);
 	type = take_ethernet(&c, &p);
 	if (likely(type == be16(ETH_P_IP))) {
 		ip = take(&c, sizeof(*ip));
@@ -76,14 +78,12 @@ INLINE int leave(__u32 reason)
 /* The address alone comes first: what is not for a VIP costs one lookup. */
 INLINE int read_vip4(struct cursor *c, struct iphdr *ip, struct packet *p)
 {
-	struct address to = mapped(ip->daddr);
-	__u32 *vip = bpf_map_lookup_elem(&addresses, &to);
 	int why;
 
-	if (!vip)
+	p->dst = mapped(ip->daddr);
+	p->vip = bpf_map_lookup_elem(&vips, &p->dst);
+	if (!p->vip)
 		return REASON_NOT_VIP;
-	p->vip = *vip;
-	p->dst = to;
 	p->src = mapped(ip->saddr);
 	why = read_ipv4(c, ip, p);
 	if (why != STEER)
@@ -97,14 +97,12 @@ INLINE int read_vip4(struct cursor *c, struct iphdr *ip, struct packet *p)
 
 INLINE int read_vip6(struct cursor *c, struct ipv6hdr *ip, struct packet *p)
 {
-	struct address to = address_of(&ip->daddr);
-	__u32 *vip = bpf_map_lookup_elem(&addresses, &to);
 	int why;
 
-	if (!vip)
+	p->dst = address_of(&ip->daddr);
+	p->vip = bpf_map_lookup_elem(&vips, &p->dst);
+	if (!p->vip)
 		return REASON_NOT_VIP;
-	p->vip = *vip;
-	p->dst = to;
 	p->src = address_of(&ip->saddr);
 	why = read_ipv6(c, ip, p);
 	if (why != STEER)
@@ -154,12 +152,13 @@ INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p)
 
 INLINE int is_served(const struct packet *p)
 {
-	struct port_key key = { .address = p->vip, .port = p->dport, .protocol = p->protocol };
+	for (__u32 i = 0; i < VIP_PORTS && i < p->vip->ports; i++) {
+		const struct served *s = &p->vip->port[i];
 
-	if (likely(bpf_map_lookup_elem(&ports, &key)))
-		return 1;
-	key.port = 0;
-	return bpf_map_lookup_elem(&ports, &key) != NULL;
+		if (s->protocol == p->protocol && (s->port == p->dport || !s->port))
+			return 1;
+	}
+	return 0;
 }
 
 /* A SYN begins anew: only the current owner. Rules for young rows go here. */
@@ -211,7 +210,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 	if (!sk)
 		return 0;
 	found = sk->state != BPF_TCP_LISTEN;
-	if (!found && p->kind == KIND_SEGMENT)
+	if (!found && p->tcp)
 		found = !bpf_tcp_check_syncookie(sk, p->ip, p->ip_size, p->tcp, sizeof(*p->tcp));
 	bpf_sk_release(sk);
 	return found;

@@ -78,8 +78,7 @@ func (k *kernel) read() (tables, error) {
 	index := map[bpf.Address]uint32{}
 	for _, err := range []error{
 		readMap(k.PeerIndex, index),
-		readMap(k.Addresses, t.addresses),
-		readMap(k.Ports, t.ports),
+		readMap(k.Vips, t.vips),
 		readMap(k.Binds, t.binds),
 	} {
 		if err != nil {
@@ -124,10 +123,8 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 		k.putPeer(w)
 	case tablePeerIndex:
 		return putMap(k.PeerIndex, w)
-	case tableAddresses:
-		return putMap(k.Addresses, w)
-	case tablePorts:
-		return putMap(k.Ports, w)
+	case tableVIPs:
+		return putMap(k.Vips, w)
 	case tableBinds:
 		return putMap(k.Binds, w)
 	case tableSlots:

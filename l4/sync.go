@@ -13,25 +13,23 @@ import (
 
 // tables is what the kernel holds, or what it should hold.
 type tables struct {
-	node      bpf.Node
-	rows      []uint64
-	peers     map[uint32]bpf.Address // local index to address; the ways there are not part of it
-	addresses map[bpf.Address]uint32 // VIP addresses to the number that ports know them by
-	ports     map[bpf.PortKey]bpf.Port
-	binds     map[bpf.BindKey]bpf.Bind
-	slots     map[uint32]uint64   // index to socket cookie
-	routes    map[netip.Addr]bool // VIPs that are local on lo
+	node   bpf.Node
+	rows   []uint64
+	peers  map[uint32]bpf.Address // local index to address; the ways there are not part of it
+	vips   map[bpf.Address]bpf.VIP
+	binds  map[bpf.BindKey]bpf.Bind
+	slots  map[uint32]uint64   // index to socket cookie
+	routes map[netip.Addr]bool // VIPs that are local on lo
 }
 
 func newTables() tables {
 	return tables{
-		rows:      make([]uint64, lb.Rows),
-		peers:     map[uint32]bpf.Address{},
-		addresses: map[bpf.Address]uint32{},
-		ports:     map[bpf.PortKey]bpf.Port{},
-		binds:     map[bpf.BindKey]bpf.Bind{},
-		slots:     map[uint32]uint64{},
-		routes:    map[netip.Addr]bool{},
+		rows:   make([]uint64, lb.Rows),
+		peers:  map[uint32]bpf.Address{},
+		vips:   map[bpf.Address]bpf.VIP{},
+		binds:  map[bpf.BindKey]bpf.Bind{},
+		slots:  map[uint32]uint64{},
+		routes: map[netip.Addr]bool{},
 	}
 }
 
@@ -54,8 +52,7 @@ const (
 	tableRows      = "rows"
 	tablePeers     = "peers"
 	tablePeerIndex = "peer_index"
-	tableAddresses = "addresses"
-	tablePorts     = "ports"
+	tableVIPs      = "vips"
 	tableBinds     = "binds"
 	tableSlots     = "slots"
 	tableRoutes    = "routes"
@@ -80,11 +77,9 @@ func diff(have, want tables) (w []write) {
 		}
 	}
 	w = puts(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
-	w = puts(w, tablePorts, have.ports, want.ports, comparePorts)
-	w = puts(w, tableAddresses, have.addresses, want.addresses, bpf.Address.Compare)
+	w = puts(w, tableVIPs, have.vips, want.vips, bpf.Address.Compare)
 
-	w = deletes(w, tableAddresses, have.addresses, want.addresses, bpf.Address.Compare)
-	w = deletes(w, tablePorts, have.ports, want.ports, comparePorts)
+	w = deletes(w, tableVIPs, have.vips, want.vips, bpf.Address.Compare)
 	w = deletes(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
 	w = deletes(w, tablePeerIndex, inverse(have.peers), inverse(want.peers), bpf.Address.Compare)
 	w = deletes(w, tablePeers, have.peers, want.peers, cmp.Compare)
@@ -120,10 +115,8 @@ func (t *tables) record(w write) {
 		t.rows[w.key.(uint32)] = w.value.(uint64)
 	case tablePeers:
 		recordIn(t.peers, w)
-	case tableAddresses:
-		recordIn(t.addresses, w)
-	case tablePorts:
-		recordIn(t.ports, w)
+	case tableVIPs:
+		recordIn(t.vips, w)
 	case tableBinds:
 		recordIn(t.binds, w)
 	case tableSlots:
@@ -151,8 +144,4 @@ func inverse[K, V comparable](m map[K]V) map[V]K {
 
 func compareBinds(a, b bpf.BindKey) int {
 	return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
-}
-
-func comparePorts(a, b bpf.PortKey) int {
-	return cmp.Or(cmp.Compare(a.Address, b.Address), slices.Compare(a.Port[:], b.Port[:]), cmp.Compare(a.Protocol, b.Protocol))
 }

@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -17,7 +18,7 @@ var limits = []struct {
 	most int
 	size func(lb.Steering) int
 }{
-	{"VIPs", bpf.Addresses / 2, func(s lb.Steering) int { return len(s.VIPs) }},
+	{"VIPs", bpf.VIPs / 2, func(s lb.Steering) int { return len(s.VIPs) }},
 	{"binds", bpf.Binds / 2, func(s lb.Steering) int { return len(s.Binds) }},
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
 }
@@ -46,7 +47,9 @@ func (p *planner) plan(s lb.Steering, have tables) (want tables, chains []chain,
 	if chains, members, err = p.planRows(s, have, &want); err != nil {
 		return
 	}
-	planVIPs(s.VIPs, have, &want)
+	if err = planVIPs(s.VIPs, &want); err != nil {
+		return
+	}
 	want.node = p.planNode(s, have, want)
 	return want, chains, members, nil
 }
@@ -191,26 +194,26 @@ func (p *planner) forget(epochs []lb.Epoch) {
 	}
 }
 
-func planVIPs(vips []lb.VIP, have tables, want *tables) {
-	used := map[uint32]bpf.Address{}
-	for address, number := range have.addresses {
-		used[number] = address
-	}
-	free := freeNumbers(used, bpf.Addresses, 1)
-	for _, v := range vips {
+// planVIPs lists the ports of each VIP address, any port last.
+func planVIPs(vips []lb.VIP, want *tables) error {
+	vips = slices.Clone(vips)
+	slices.SortFunc(vips, func(a, b lb.VIP) int {
+		return cmp.Or(a.Addr.Compare(b.Addr), -cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
+	})
+	for _, v := range slices.Compact(vips) {
 		address := bpf.AddressOf(v.Addr)
-		number, known := have.addresses[address]
-		if !known {
-			if number, known = want.addresses[address]; !known {
-				number, _ = free() // there are as many numbers as VIPs, and have holds no more
-			}
+		value := want.vips[address]
+		if value.Ports == bpf.VIPPorts {
+			return fmt.Errorf("VIP %s has more than %d ports: use any port (0)", v.Addr, bpf.VIPPorts)
 		}
-		want.addresses[address] = number
+		port := &value.Port[value.Ports]
+		port.Protocol = uint8(v.Protocol)
+		binary.BigEndian.PutUint16(port.Port[:], v.Port)
+		value.Ports++
+		want.vips[address] = value
 		want.routes[v.Addr.Unmap()] = true
-		key := bpf.PortKey{Address: number, Protocol: uint8(v.Protocol)}
-		binary.BigEndian.PutUint16(key.Port[:], v.Port)
-		want.ports[key] = bpf.Port{}
 	}
+	return nil
 }
 
 // freeNumbers returns a function that yields the numbers from first below end
