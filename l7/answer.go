@@ -12,7 +12,7 @@ import (
 // sendHead sends the response's head, after the Response phases.
 func (x *exchange) sendHead() {
 	res := x.session.Response
-	end := x.resEnd
+	end := x.bodyless
 	if x.made {
 		end = len(res.Body) == 0
 		res.Length = int64(len(res.Body))

@@ -226,6 +226,15 @@ func (x *exchange) again(e *Error) {
 	x.attempt()
 }
 
+// replyRoom makes room for an attempt's response.
+func (x *exchange) replyRoom() *answerH1 {
+	if x.reply != nil {
+		x.thread.answers.put(x.reply)
+	}
+	x.reply = x.thread.answers.get()
+	return x.reply
+}
+
 // gone: the attempt has no upstream any more.
 func (x *exchange) gone() {
 	x.up = nil

@@ -40,7 +40,8 @@ const (
 	clientClosed
 )
 
-// answerH1 is what a clientH1 needs while it serves a request.
+// answerH1 is what a clientH1 needs while it serves a request. It belongs to the
+// exchange, for the response points into it.
 type answerH1 struct {
 	head     []byte // what the strings of parsed point into
 	parsed   h1.Response
@@ -88,7 +89,7 @@ func (c *clientH1) Connected(err error) {
 // expect makes an open connection ready for a request of x.
 func (c *clientH1) expect(x *exchange) {
 	c.x = x
-	c.answer = c.thread.answers.get()
+	c.answer = x.replyRoom()
 	c.answer.taken = c.conn.Taken()
 	c.state = clientHead
 	c.uses++
@@ -159,14 +160,8 @@ func (c *clientH1) abort() {
 	c.close()
 }
 
-// detach lets go of the exchange, and of what its response pointed into.
-func (c *clientH1) detach() {
-	c.x = nil
-	if c.answer != nil {
-		c.thread.answers.put(c.answer)
-		c.answer = nil
-	}
-}
+// detach lets go of the exchange.
+func (c *clientH1) detach() { c.x, c.answer = nil, nil }
 
 func (c *clientH1) close() {
 	if c.state != clientClosed {
@@ -184,6 +179,10 @@ func (c *clientH1) Received(p []byte) {
 	for len(p) > 0 {
 		switch c.state {
 		case clientHead:
+			if c.answer.method == "" {
+				c.fail(responseError(errors.New("answers before it is asked")))
+				return
+			}
 			p = c.readHead(p)
 		case clientBody:
 			p = c.readBody(p)
@@ -291,11 +290,10 @@ func (c *clientH1) readBody(p []byte) []byte {
 }
 
 // whole: the response is whole. The connection is put away before the exchange
-// hears of it, so that the next request can have it, but what the response
-// points into is kept until the exchange is through with it.
+// hears of it, so that the next request can have it.
 func (c *clientH1) whole(rest []byte, tell func(*exchange)) {
 	x, a := c.x, c.answer
-	c.x, c.answer = nil, nil
+	c.detach()
 	c.state = clientIdle
 	if len(rest) > 0 || !a.sent || a.parsed.Close || a.parsed.Framing == h1.UntilClose || c.aged(c.thread.loop.Now()) {
 		c.close()
@@ -304,7 +302,6 @@ func (c *clientH1) whole(rest []byte, tell func(*exchange)) {
 		c.endpoint.put(c, c.limits)
 	}
 	tell(x)
-	c.thread.answers.put(a)
 }
 
 // aged reports whether the connection has been open long enough.

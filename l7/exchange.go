@@ -80,10 +80,12 @@ type exchange struct {
 	turned    int  // phases of the filters before this one are still to come
 	entered   int  // Request phases were entered up to here
 	headSent  bool // the client has a response's head
-	resEnd    bool
+	resEnd    bool // the backend's response is whole, or there is none
+	bodyless  bool // it ended with its head
 	outPaused bool
 	tunnel    bool
-	made      bool // the response was made here
+	reply     *answerH1 // what an HTTP/1 backend's response points into
+	made      bool      // the response was made here
 
 	// A phase that runs off the loop.
 	suspended bool
@@ -222,6 +224,7 @@ func (x *exchange) upstreamInfo(status int, h Header) {
 func (x *exchange) upstreamHead(res *Response, end bool) {
 	x.answered = x.thread.loop.Now()
 	x.session.Response = res
+	x.bodyless = end
 	if end {
 		x.letGo()
 	} else {
@@ -239,7 +242,7 @@ func (x *exchange) upstreamHead(res *Response, end bool) {
 // upstreamBody brings a piece of the body; the last one, which may be empty,
 // has end set. In a tunnel end is the backend's half-close.
 func (x *exchange) upstreamBody(p []byte, end bool) {
-	if x.over || x.hold(heldEvent{kind: heldUpBody, data: p, end: end}) {
+	if x.over {
 		return
 	}
 	if x.tunnel {
@@ -248,7 +251,11 @@ func (x *exchange) upstreamBody(p []byte, end bool) {
 	}
 	if end {
 		x.letGo()
-	} else {
+	}
+	if x.hold(heldEvent{kind: heldUpBody, data: p, end: end}) {
+		return
+	}
+	if !end {
 		x.rearm()
 	}
 	x.sendBody(p, end)
@@ -256,10 +263,13 @@ func (x *exchange) upstreamBody(p []byte, end bool) {
 
 // upstreamTrailers ends a body that had trailers.
 func (x *exchange) upstreamTrailers(h Header) {
-	if x.over || x.hold(heldEvent{kind: heldUpTrailers, header: h}) {
+	if x.over {
 		return
 	}
 	x.letGo()
+	if x.hold(heldEvent{kind: heldUpTrailers, header: h}) {
+		return
+	}
 	x.sendTrailers(h)
 }
 

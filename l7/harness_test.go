@@ -32,7 +32,6 @@ type lab struct {
 type labOptions struct {
 	threads int
 	filters map[string]Filter
-	state   lb.State
 }
 
 // startLab runs a proxy with a configuration; $NAME in it is replaced by vars.
@@ -171,7 +170,10 @@ type peer struct {
 	net.Conn
 	r      *bufio.Reader
 	number int // of the connection, among its origin's, from 1
+	used   int // a script's own count
 }
+
+func newPeer(t testing.TB, c net.Conn) *peer { return &peer{t: t, Conn: c, r: bufio.NewReader(c)} }
 
 func (l *lab) dial() *peer {
 	l.t.Helper()
@@ -333,3 +335,15 @@ func (p *peer) ended(t testing.TB) {
 const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 func (p *peer) closeWrite() { p.Conn.(*net.TCPConn).CloseWrite() }
+
+// hurried is a lab whose connections wait for little.
+func hurried(t testing.TB, head, keepAlive time.Duration, document string) *lab {
+	l := startLab(t, labOptions{}, document)
+	done := make(chan struct{})
+	l.proxy.threads[0].loop.Post(func() {
+		l.proxy.times = times{head, keepAlive, 200 * time.Millisecond}
+		close(done)
+	})
+	<-done
+	return l
+}

@@ -38,6 +38,7 @@ type Proxy struct {
 	options Options
 	log     *slog.Logger
 	threads []*thread
+	times   times
 
 	view        atomic.Pointer[view]
 	connections atomic.Int64 // of clients
@@ -66,7 +67,7 @@ func New(o Options) (*Proxy, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Proxy{
-		options: o, log: o.Log, done: make(chan struct{}),
+		options: o, log: o.Log, times: usualTimes, done: make(chan struct{}),
 		endpoints: map[endpointKey]*endpoint{}, loads: map[lb.BackendID]*load{}, budgets: map[string]*retryBudget{},
 	}
 	p.endpointList.Store(new([]*endpoint))

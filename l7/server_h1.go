@@ -84,7 +84,7 @@ func (t *thread) serveH1(fd int, client *client) {
 	}
 	s.t = &s.conn
 	t.clients.add(s)
-	t.loop.Set(&s.timer, headTimeout, s)
+	t.loop.Set(&s.timer, t.proxy.times.head, s)
 }
 
 // Received is the transport's.
@@ -191,7 +191,7 @@ func (s *serverH1) waitHead() {
 	if !s.turn.timed {
 		s.turn.timed = true
 		s.thread.loop.Stop(&s.timer)
-		s.thread.loop.Set(&s.timer, headTimeout, s)
+		s.thread.loop.Set(&s.timer, s.thread.proxy.times.head, s)
 	}
 }
 
@@ -445,7 +445,7 @@ func (s *serverH1) keepAlive() time.Duration {
 	if s.thread.leaving {
 		return s.thread.idleGrace()
 	}
-	return keepAliveTimeout
+	return s.thread.proxy.times.keepAlive
 }
 
 // startTunnel: the client's bytes are no more requests.
@@ -466,7 +466,7 @@ func (s *serverH1) startLinger() {
 	s.t.Resume()
 	s.t.CloseWrite()
 	s.thread.loop.Stop(&s.timer)
-	s.thread.loop.Set(&s.timer, lingerTimeout, s)
+	s.thread.loop.Set(&s.timer, s.thread.proxy.times.linger, s)
 }
 
 func (s *serverH1) linger(n int) {

@@ -78,6 +78,9 @@ const maxSpare = 1024
 // recycle takes an exchange back. What it points to is forgotten, its memory is
 // kept.
 func (t *thread) recycle(x *exchange) {
+	if x.reply != nil {
+		t.answers.put(x.reply)
+	}
 	if len(t.exchanges) >= maxSpare || cap(x.text) > 4<<10 {
 		return
 	}

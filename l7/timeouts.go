@@ -14,6 +14,11 @@ const (
 	lingerTimeout    = 2 * time.Second
 )
 
+// times are those of HTTP/1 connections; tests are less patient.
+type times struct{ head, keepAlive, linger time.Duration }
+
+var usualTimes = times{headTimeout, keepAliveTimeout, lingerTimeout}
+
 // waitFor is what an exchange's timer waits for.
 type waitFor uint8
 
