@@ -275,7 +275,7 @@ func regroup(name netip.AddrPort, fds map[int]int, slots int) (*group, error) {
 				err = unix.Listen(fd, backlog)
 			}
 			if err != nil {
-				return nil, explainBind(g.actual, err)
+				return nil, ExplainBind(g.actual, err)
 			}
 		}
 		delete(fds, slot)

@@ -107,6 +107,8 @@ func (c Child) Main(args []string) int {
 	term := make(chan os.Signal, 2)
 	signal.Notify(term, unix.SIGTERM)
 	unix.Close(fdBinary)
+	// Executed by descriptor, we are called "4"; ps and top shall say better.
+	_ = os.WriteFile("/proc/self/comm", []byte("lbd-worker"), 0)
 	runtime.GOMAXPROCS(id.threads + 2) // loops come back from epoll_wait to a P of their own
 
 	p, err := c.newProcess(id)

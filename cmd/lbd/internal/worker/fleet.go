@@ -130,7 +130,7 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 	if o.ReadyTimeout == 0 {
 		o.ReadyTimeout = defaultReady
 	}
-	held, err := lock(o.RunDir)
+	held, err := Lock(o.RunDir)
 	if err != nil {
 		return nil, err
 	}
@@ -317,6 +317,12 @@ func threads(configured, processes int) int {
 		return configured
 	}
 	return max(1, runtime.NumCPU()/processes)
+}
+
+// Slots is how many listening sockets a bind gets under these settings.
+func Slots(w lb.WorkerSettings) int {
+	processes := max(1, w.Processes)
+	return processes * threads(w.Threads, processes)
 }
 
 // group finds a bound address; call it with mu held.

@@ -260,11 +260,21 @@ func (s *supervisor) report(t *testing.T, ok func(report) bool) report {
 			t.Fatalf("the supervisor says %s", s.reports.Text())
 		}
 		if ok(r) {
+			t.Cleanup(func() { killWorkers(pids(r.Crew)) })
 			return r
 		}
 	}
 	t.Fatal("the supervisor ended")
 	return report{}
+}
+
+// killWorkers ends what a failed test would leave behind.
+func killWorkers(pids []int) {
+	for _, pid := range pids {
+		if text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); strings.Contains(string(text), "worker\x00--crew") {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+	}
 }
 
 func bothReady(r report) bool { return len(r.Crew) == 2 && r.Crew[0].Ready && r.Crew[1].Ready }
@@ -274,11 +284,6 @@ func TestWorkersOutliveTheirSupervisorAndTheNextOneAdoptsThem(t *testing.T) {
 	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	s := startSupervisor(t, dir, documentOn(port))
 	first := s.report(t, bothReady)
-	t.Cleanup(func() {
-		for _, pid := range pids(first.Crew) {
-			unix.Kill(pid, unix.SIGKILL)
-		}
-	})
 	held := dial(t, addr)
 	held.say("hold")
 	before := held.hear()

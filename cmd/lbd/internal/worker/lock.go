@@ -25,9 +25,9 @@ func (e *LockedError) Error() string {
 	return who + " runs with run_dir " + e.RunDir + "; stop it, or give this one a node.run_dir of its own"
 }
 
-// lock takes the run directory for this process. The lock ends with the
+// Lock takes the run directory for this process. The lock ends with the
 // process, however it ends; workers do not inherit it.
-func lock(dir string) (*os.File, error) {
+func Lock(dir string) (*os.File, error) {
 	if err := own(dir); err != nil {
 		return nil, err
 	}

@@ -64,11 +64,16 @@ func (f *Fleet) closeSockets() {
 	f.groups = nil
 }
 
-// Close lets go of the workers, which serve on by themselves.
+// Close lets go of the workers, which serve on by themselves. After Shutdown
+// it does nothing.
 func (f *Fleet) Close() error {
 	f.mu.Lock()
+	over := f.ctx.Err() != nil
 	f.closed = true
 	f.mu.Unlock()
+	if over {
+		return nil
+	}
 	f.saveStats()
 	f.letGo()
 	f.closeSockets()

@@ -51,7 +51,7 @@ func (g *group) grow(slots int) error {
 	for len(g.fds) < slots {
 		fd, err := bindSocket(g.actual, true)
 		if err != nil {
-			return explainBind(g.actual, err)
+			return ExplainBind(g.actual, err)
 		}
 		g.fds = append(g.fds, fd)
 	}
@@ -62,7 +62,7 @@ func (g *group) grow(slots int) error {
 func (g *group) listen(from int) error {
 	for _, fd := range g.fds[from:] {
 		if err := unix.Listen(fd, backlog); err != nil {
-			return explainBind(g.actual, err)
+			return ExplainBind(g.actual, err)
 		}
 	}
 	return nil
@@ -87,7 +87,7 @@ func bindFirst(name netip.AddrPort, ours map[uint64]bool) (int, error) {
 		fd, err = bindSocket(name, true)
 	}
 	if err != nil {
-		return -1, explainBind(name, err)
+		return -1, ExplainBind(name, err)
 	}
 	// A socket that is bound may join the group later; nobody else can slip
 	// in between as with a probe that is closed again.
@@ -206,8 +206,8 @@ func nonblocking(fd int) error {
 	return err
 }
 
-// explainBind says what stands in the way and what to do about it.
-func explainBind(name netip.AddrPort, err error) error {
+// ExplainBind says, of an address that could not be bound, what stands in the way and what to do about it.
+func ExplainBind(name netip.AddrPort, err error) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		if who := holders(name, nil); who != "" {

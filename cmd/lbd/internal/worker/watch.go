@@ -217,8 +217,8 @@ func (f *Fleet) ping(m *member) {
 // alive notes a pong; a change of what the worker can do is settled at once.
 func (f *Fleet) alive(m *member, stuck []bool) {
 	f.mu.Lock()
-	recovered := m.mute
-	same := !m.mute && slices.Equal(m.stuck, stuck)
+	was := m.mute || slices.Contains(m.stuck, true)
+	same := !m.mute && equalStuck(m.stuck, stuck)
 	m.heard, m.mute, m.stuck = time.Now(), false, stuck
 	behind := m.state != f.stateVersion
 	f.mu.Unlock()
@@ -228,13 +228,24 @@ func (f *Fleet) alive(m *member, stuck []bool) {
 	if same {
 		return
 	}
-	if recovered || !slices.Contains(stuck, true) {
+	switch {
+	case !slices.Contains(stuck, true) && was:
 		f.event("worker.recover", m, "")
-	} else {
+	case slices.Contains(stuck, true):
 		f.options.Log.Error("threads of a worker do not turn; others accept in their place", "worker", m.name(), "pid", m.pid)
 		f.event("worker.stuck", m, "a thread does not turn")
 	}
 	wake(f.poke)
+}
+
+// equalStuck: a thread that is not listed turns.
+func equalStuck(a, b []bool) bool {
+	for i := range max(len(a), len(b)) {
+		if (i < len(a) && a[i]) != (i < len(b) && b[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // silent notes that a ping had no answer.
