@@ -5,13 +5,19 @@ import (
 	"strings"
 )
 
-const upgrade = get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+// The key and its answer are the example's of RFC 6455 section 1.3.
+const (
+	upgrade = get + "Connection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+	upgraded = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
 
 // upgradeCases are section B: upgrades, expectations and early answers.
 func upgradeCases() []behaviour {
 	return []behaviour{
 		{name: "a tunnel carries bytes both ways and closes by halves", origin: websocket, do: tunnel, want: []string{"101 hello, ping: pong; bye: end"}},
-		{name: "the origin closes a tunnel", origin: dying("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nhi"),
+		{name: "the origin closes a tunnel", origin: dying(upgraded + "hi"),
 			do: tunnelClosed, want: []string{"101 hi, close"}},
 		{name: "a refused upgrade leaves HTTP", do: refusedUpgrade, want: []string{"200 200 open"}},
 		{name: "an upgrade nobody asked for", origin: dying("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"),
@@ -34,7 +40,7 @@ func websocket(c *conn) {
 		return
 	}
 	c.request()
-	c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello")
+	c.say(upgraded + "hello")
 	if c.take(4) == "ping" {
 		c.say("pong")
 	}

@@ -92,6 +92,9 @@ func (p *peer) start(o *origin) (*world, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := os.Chmod(dir, 0o777); err != nil { // workers may be somebody else
+		return nil, nil, err
+	}
 	addr := freeAddr()
 	_, port, _ := net.SplitHostPort(addr)
 	config := filepath.Join(dir, "config")
