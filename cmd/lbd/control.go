@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
+)
+
+// control is a node in the words of the admin API.
+type control struct{ node *node.Node }
+
+var _ admin.Control = control{}
+
+func (c control) Status(context.Context) (admin.Status, error) {
+	return statusOf(c.node.Snapshot(), c.node.Stats(), c.node.Reports()), nil
+}
+
+func (c control) Backends(context.Context) ([]admin.Backend, error) {
+	return backendsOf(c.node.Snapshot(), c.node.Stats(), c.node.Reports()), nil
+}
+
+func (c control) Samples() []lb.Sample { return c.node.Samples() }
+
+// Ready says why whoever sends traffic here should send it elsewhere.
+func (c control) Ready() error { return readiness(c.node.Snapshot()) }
+
+func readiness(s *node.Snapshot) error {
+	switch {
+	case !s.Serving:
+		return errors.New("the first configuration is not applied yet")
+	case s.Drain.Draining:
+		return errors.New("draining")
+	case !s.Ready:
+		return errors.New("no slot takes new connections")
+	}
+	return nil
+}
+
+func (c control) Events(after uint64) ([]admin.Event, <-chan struct{}) {
+	list, more := c.node.Events(after)
+	out := make([]admin.Event, len(list))
+	for i, e := range list {
+		out[i] = admin.Event(e)
+	}
+	return out, more
+}
+
+func (c control) Document(_ context.Context, generation string) (admin.Document, error) {
+	text, g, err := c.node.Document(generation)
+	return admin.Document{Generation: g.String(), Text: text}, problem(err)
+}
+
+func (c control) History(context.Context) ([]admin.Generation, error) {
+	past := c.node.History()
+	out := make([]admin.Generation, len(past))
+	for i, p := range past {
+		out[i] = admin.Generation{
+			Generation: p.Generation.String(), Time: p.Time, By: p.By, Action: p.Action,
+			Owner: string(p.Owner), Bytes: p.Bytes, Current: p.Current, Trouble: p.Trouble,
+		}
+	}
+	return out, nil
+}
+
+func (c control) Diff(ctx context.Context, text []byte, file string) (admin.Applied, error) {
+	changes, err := c.node.Diff(ctx, text, file)
+	return applied(node.Applied{Generation: c.node.Snapshot().Generation, Changed: len(changes) > 0, DryRun: true, Changes: changes}, err)
+}
+
+func (c control) Apply(ctx context.Context, a admin.Apply, by string) (admin.Applied, error) {
+	return applied(c.node.Apply(ctx, a.Text, a.File, a.Match, a.DryRun, by))
+}
+
+func (c control) Adopt(ctx context.Context, by string) (admin.Applied, error) {
+	return applied(c.node.Adopt(ctx, by))
+}
+
+func (c control) Rollback(ctx context.Context, generation, by string) (admin.Applied, error) {
+	return applied(c.node.Rollback(ctx, generation, by))
+}
+
+func (c control) Reload(ctx context.Context, by string) (admin.Applied, error) {
+	return applied(c.node.Reload(ctx, by))
+}
+
+func (c control) EditBackend(ctx context.Context, e admin.BackendEdit, by string) (admin.Applied, error) {
+	return applied(c.node.EditBackend(ctx, node.BackendEdit{
+		Action: e.Action, ID: lb.BackendID{Pool: e.Pool, Address: e.Address}, Weight: e.Weight, Backup: e.Backup, Match: e.Match,
+	}, by))
+}
+
+func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, by string) error {
+	var id lb.BackendID
+	if err := id.UnmarshalText([]byte(o.ID)); err != nil {
+		return err
+	}
+	return problem(c.node.OrderBackend(ctx, node.BackendOrder{
+		ID: id, Drain: o.Drain, Disable: o.Disable, Weight: o.Weight, ClearWeight: o.ClearWeight,
+	}, by))
+}
+
+func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, by string) error {
+	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, by))
+}
+
+func (c control) Upgrade(ctx context.Context, o admin.UpgradeOrder, by string) error {
+	return problem(c.node.Upgrade(ctx, o.Binary, by))
+}
+
+func applied(a node.Applied, err error) (admin.Applied, error) {
+	if err != nil {
+		return admin.Applied{}, problem(err)
+	}
+	out := admin.Applied{Generation: a.Generation.String(), Changed: a.Changed, DryRun: a.DryRun, Notes: a.Notes}
+	for _, d := range a.Changes {
+		out.Changes = append(out.Changes, admin.Change{Path: d.Path, Text: d.String(), Breaks: d.Breaks})
+	}
+	return out, nil
+}
+
+// problems says how each kind of error is answered.
+var problems = map[node.Kind]struct {
+	status int
+	code   string
+}{
+	node.Internal:    {http.StatusInternalServerError, admin.CodeInternal},
+	node.OwnedByFile: {http.StatusConflict, admin.CodeOwnedByFile},
+	node.NotFound:    {http.StatusNotFound, admin.CodeNotFound},
+	node.Conflict:    {http.StatusPreconditionFailed, admin.CodeConflict},
+	node.OtherNode:   {http.StatusConflict, admin.CodeOtherNode},
+	node.Busy:        {http.StatusServiceUnavailable, admin.CodeBusy},
+	node.Unwritable:  {http.StatusInsufficientStorage, admin.CodeState},
+	node.Refused:     {http.StatusUnprocessableEntity, admin.CodeRefused},
+	node.Unbuilt:     {http.StatusUnprocessableEntity, admin.CodeWorkers},
+	node.NotReady:    {http.StatusBadGateway, admin.CodeUpgrade},
+	node.Invalid:     {http.StatusBadRequest, admin.CodeRequest},
+}
+
+// problem is a node's error in the words of the admin API.
+func problem(err error) error {
+	var e *node.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	as := problems[e.Kind]
+	out := &admin.Error{Status: as.status, Code: as.code, Detail: e.Text, Hint: e.Hint}
+	var errs lb.Errors
+	if errors.As(err, &errs) {
+		out.Errors = errs
+	}
+	return out
+}

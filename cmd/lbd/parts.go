@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cluster"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
+	"github.com/cirque-lb/lb/health"
+	"github.com/cirque-lb/lb/l4"
+)
+
+// fleet is a worker.Fleet in the words of package node. It remembers what was
+// applied, for the monitor.
+type fleet struct {
+	*worker.Fleet
+
+	mu      sync.Mutex // guards what follows
+	applied node.Update
+}
+
+func (f *fleet) Apply(ctx context.Context, u node.Update) error {
+	if err := f.Fleet.Apply(ctx, worker.Update(u)); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.applied = u
+	return nil
+}
+
+func (f *fleet) last() node.Update {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.applied
+}
+
+func (f *fleet) Crew() []node.Worker {
+	crew := f.Fleet.Crew()
+	out := make([]node.Worker, len(crew))
+	for i, w := range crew {
+		out[i] = node.Worker(w)
+	}
+	return out
+}
+
+// monitor is a health.Monitor in the words of package node.
+type monitor struct {
+	*health.Monitor
+	fleet *fleet
+	log   *slog.Logger
+}
+
+// Update replaces the targets. How a pool speaks TLS is in the configuration
+// that the workers were given before.
+func (m monitor) Update(targets []node.Target) {
+	u := m.fleet.last()
+	out := make([]health.Target, len(targets))
+	for i, t := range targets {
+		out[i] = health.Target{ID: t.ID, Check: t.Check}
+		if u.Config == nil {
+			continue
+		}
+		if p := u.Config.Pool(t.ID.Pool); p != nil && p.TLS != nil {
+			c, err := clientTLS(p.TLS, t.ID.Address, u.Files)
+			if err != nil { // the workers have built the same
+				m.log.Error("probe over TLS", "backend", t.ID, "err", err)
+			}
+			out[i].TLS = c
+		}
+	}
+	m.Monitor.Update(out)
+}
+
+// clientTLS is how probes reach a backend over TLS: as requests do.
+func clientTLS(t *lb.ClientTLS, address string, files map[string][]byte) (*tls.Config, error) {
+	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
+	if c.ServerName == "" {
+		if host, _, err := net.SplitHostPort(address); err == nil {
+			c.ServerName = host
+		}
+	}
+	if t.CA != "" {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(files[t.CA]) {
+			return c, fmt.Errorf("%s holds no certificate", t.CA)
+		}
+	}
+	if t.Cert != "" {
+		pair, err := tls.X509KeyPair(files[t.Cert], files[t.Key])
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", t.Cert, err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+func (m monitor) Health() map[lb.BackendID]lb.Health { return m.State() }
+
+func (m monitor) Report() []node.Report {
+	details := m.Details()
+	out := make([]node.Report, len(details))
+	for i, d := range details {
+		out[i] = node.Report{ID: d.ID, Health: d.Health, Since: d.Since, Probes: d.Probes, Fails: d.Fails}
+		if len(d.Last) > 0 {
+			out[i].Last, out[i].Took, out[i].Detail = d.Last[0].At, d.Last[0].Took, d.Last[0].Detail
+		}
+	}
+	return out
+}
+
+// gossip is a cluster.Cluster in the words of package node.
+type gossip struct{ *cluster.Cluster }
+
+func (g gossip) Peers() []node.Peer {
+	members := g.Members()
+	out := make([]node.Peer, len(members))
+	for i, m := range members {
+		out[i] = node.Peer{
+			Name: m.Name, Address: m.Address, State: string(m.State), Ready: m.Ready, Listed: m.Listed,
+			Weight: m.Weight, View: m.View, Since: m.Since, Self: m.Self,
+		}
+	}
+	return out
+}
+
+// openCluster joins nobody yet. note is told of members and epochs.
+func openCluster(c *lb.Config, boot lb.BootID, log *slog.Logger, note func(lb.Event)) (*cluster.Cluster, error) {
+	var keys []cluster.Key
+	if c.Cluster.KeyFile != "" {
+		text, err := os.ReadFile(c.Cluster.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("cluster.key_file: %w", err)
+		}
+		if keys, err = cluster.ParseKeys(text); err != nil {
+			return nil, fmt.Errorf("cluster.key_file %s: %w", c.Cluster.KeyFile, err)
+		}
+	}
+	return cluster.Open(cluster.Options{
+		Name: c.Cluster.Name,
+		Self: lb.Member{Name: c.Node.Name, Boot: boot, Address: c.Node.Address, Weight: worker.Slots(c.Workers)},
+		Bind: c.Cluster.Bind, Join: c.Cluster.Join, Keys: keys,
+		StateFile: filepath.Join(c.Node.RunDir, "epochs.json"), Log: log, Notify: note,
+	})
+}
+
+// datapath is an l4.Datapath in the words of package node.
+type datapath struct {
+	*l4.Datapath
+
+	mu   sync.Mutex // guards last
+	last lb.Steering
+}
+
+func (d *datapath) Apply(s lb.Steering) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last = s
+	return d.Datapath.Apply(s)
+}
+
+// release takes our listening sockets out of the datapath, which outlives us:
+// what listens on these ports later must get its connections from the kernel.
+func (d *datapath) release() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last.Binds = nil
+	return d.Datapath.Apply(d.last)
+}
+
+func pathOptions(c *lb.Config) l4.Options {
+	return l4.Options{
+		Mode: c.Fastpath.Mode, Required: c.Fastpath.Required, Interfaces: c.Fastpath.Interfaces,
+		Pins: c.Fastpath.Pins, Address: c.Node.Address, RunDir: c.Node.RunDir,
+	}
+}
+
+// Fastpath says how packets are steered, and why not better.
+func (d *datapath) Fastpath() node.Fastpath {
+	r := d.Report()
+	f := node.Fastpath{Mode: string(r.Mode()), Interfaces: map[string]string{}, Problems: r.Problems}
+	var reasons []string
+	for _, i := range r.Interfaces {
+		f.Interfaces[i.Name] = string(i.Mode)
+		if i.Why != "" {
+			reasons = append(reasons, i.Name+": "+i.Why)
+		}
+	}
+	switch {
+	case len(r.Interfaces) == 0 && r.Sockets.Steered:
+		f.Mode = "sk_lookup"
+		reasons = append(reasons, "fastpath.interfaces is empty")
+	case r.Sockets.Why != "":
+		reasons = append(reasons, r.Sockets.Why)
+	}
+	f.Reason = strings.Join(reasons, "; ")
+	return f
+}
+
+func (d *datapath) Explain(t lb.Tuple) node.Path {
+	e := d.Datapath.Explain(t)
+	p := node.Path{Row: e.Row, Slot: e.Slot, Why: e.Why}
+	if e.VIP != nil {
+		p.VIP = e.VIP.String()
+	}
+	for _, hop := range e.Chain {
+		p.Chain = append(p.Chain, hop.Name)
+	}
+	return p
+}

@@ -1,0 +1,319 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cluster"
+	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
+	"github.com/cirque-lb/lb/health"
+	"github.com/cirque-lb/lb/l4"
+	"github.com/cirque-lb/lb/l7/filter"
+)
+
+func newRun() *cobra.Command {
+	c := &cobra.Command{
+		Use: "run", Short: "Run the load balancer", Args: usage(cobra.NoArgs),
+		Long: `Run the load balancer in the foreground.
+
+Workers that an earlier lbd left running are adopted. Signals: HUP reloads the
+file, TERM and INT drain and exit (a second one: now), USR1 reopens the logs,
+USR2 replaces the workers by new ones of the program at lbd's path.`,
+	}
+	file := configFlag(c)
+	c.RunE = func(*cobra.Command, []string) error { return run(*file) }
+	return c
+}
+
+// daemon is everything that runs in the supervisor.
+type daemon struct {
+	config  *lb.Config
+	log     *slog.Logger
+	state   *node.State
+	fleet   *fleet
+	path    *datapath // nil: it could not be opened
+	monitor *health.Monitor
+	cluster *cluster.Cluster // nil: alone
+	node    *node.Node
+	socket  net.Listener // the admin API
+	http    net.Listener // its read-only part; nil: none
+
+	signals chan os.Signal
+	work    sync.WaitGroup
+}
+
+func run(file string) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	signal.Ignore(unix.SIGPIPE) // a log nobody reads any more is no reason to end
+	// Resolved now: an upgrade runs what will be at this path then.
+	binary, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	state, err := node.Load(file, filter.Check())
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	d := &daemon{config: state.Config(), state: state, log: newLog(state.Config().Log), signals: signals}
+	if err := d.open(binary); err != nil {
+		d.close()
+		return err
+	}
+	return d.serve()
+}
+
+func newLog(l lb.LogSettings) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(l.Level)) // validated; "" is info
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}
+
+// open makes all parts. Nothing serves yet, except adopted workers.
+func (d *daemon) open(binary string) error {
+	c := d.config
+	workers, err := worker.OpenFleet(context.Background(), worker.Options{
+		RunDir: c.Node.RunDir, Binary: binary, Version: thisVersion(), Parse: parse, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	d.fleet = &fleet{Fleet: workers}
+	if d.socket, err = admin.Listen(c.Admin.Socket); err != nil {
+		return err
+	}
+	if c.Admin.HTTP != "" {
+		if d.http, err = listenHTTP(c.Admin.HTTP); err != nil {
+			return err
+		}
+	}
+	// Part of its Report is what is missing; an error is for fastpath.required.
+	var pathless error
+	if d.path, pathless = d.openDatapath(); pathless != nil && c.Fastpath.Required {
+		return coded{exitMissing, pathless}
+	}
+	note := func(e lb.Event) { d.node.Note(e) } // nobody calls it before the node is made
+	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
+	if c.Cluster != nil {
+		if d.cluster, err = openCluster(c, d.boot(), d.log, note); err != nil {
+			return err
+		}
+	}
+	d.node, err = node.New(d.parts(pathless))
+	return err
+}
+
+func (d *daemon) openDatapath() (*datapath, error) {
+	o := pathOptions(d.config)
+	o.Log = d.log
+	p, err := l4.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	return &datapath{Datapath: p}, nil
+}
+
+// parts hands the node what there is; an interface must not hold a nil pointer.
+func (d *daemon) parts(pathless error) node.Options {
+	o := node.Options{
+		State: d.state, Fleet: d.fleet, Monitor: monitor{d.monitor, d.fleet, d.log},
+		DatapathError: pathless, Version: thisVersion(), Log: d.log,
+	}
+	if d.path != nil {
+		o.Datapath = d.path
+	}
+	if d.cluster != nil {
+		o.Cluster = gossip{d.cluster}
+	}
+	return o
+}
+
+// boot is the datapath's boot id. Without one every start is a new life.
+func (d *daemon) boot() lb.BootID {
+	if d.path != nil {
+		return d.path.Boot()
+	}
+	var id lb.BootID
+	_, _ = rand.Read(id[:]) // never fails
+	return id
+}
+
+func listenHTTP(address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		return l, nil
+	}
+	if a, parsed := netip.ParseAddrPort(address); parsed == nil {
+		err = worker.ExplainBind(a, err)
+	}
+	return nil, fmt.Errorf("admin.http: %w", err)
+}
+
+// serve runs until a signal or the failure of the first configuration ends it.
+func (d *daemon) serve() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ended := make(chan error, 1)
+	d.run("monitor", func() error { return d.monitor.Run(ctx) })
+	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, control{d.node}, d.log) })
+	if d.http != nil {
+		d.run("admin.http", func() error { return admin.ServeReadOnly(ctx, d.http, control{d.node}) })
+	}
+	if d.cluster != nil {
+		d.run("cluster", func() error { return d.cluster.Run(ctx) })
+	}
+	owner, dismiss := context.WithCancel(ctx)
+	defer dismiss()
+	d.work.Go(func() { ended <- d.node.Run(owner) })
+	d.work.Go(func() { d.ready(ctx) })
+	err, signalled := d.await(ctx, ended)
+	if signalled {
+		err = d.leave(func() { dismiss(); <-ended })
+	}
+	cancel()
+	d.work.Wait()
+	d.close()
+	return err
+}
+
+// run starts a part that ends with its context; one that fails is no reason to
+// stop serving.
+func (d *daemon) run(what string, f func() error) {
+	d.work.Go(func() {
+		if err := f(); err != nil {
+			d.log.Error(what+" ended", "err", err)
+		}
+	})
+}
+
+func (d *daemon) ready(ctx context.Context) {
+	select {
+	case <-d.node.Serving():
+	case <-ctx.Done():
+		return
+	}
+	for _, l := range d.config.Listeners {
+		d.log.Info("listening", "listener", l.Name, "bind", l.Bind)
+	}
+	notify("READY=1")
+}
+
+// await carries out signals until one of them, or an error, is the end.
+func (d *daemon) await(ctx context.Context, ended <-chan error) (err error, signalled bool) {
+	for {
+		select {
+		case err := <-ended:
+			return err, false
+		case s := <-d.signals:
+			if s == unix.SIGTERM || s == unix.SIGINT {
+				d.log.Info("draining; once more to end now", "signal", s)
+				return nil, true
+			}
+			d.work.Go(func() { d.obey(ctx, s) })
+		}
+	}
+}
+
+// obey carries out a signal that does not end us. The node lets one change in
+// at a time.
+func (d *daemon) obey(ctx context.Context, s os.Signal) {
+	var err error
+	switch s {
+	case unix.SIGHUP:
+		_, err = d.node.Reload(ctx, "SIGHUP")
+	case unix.SIGUSR1:
+		err = d.fleet.ReopenLogs()
+	case unix.SIGUSR2:
+		err = d.node.Upgrade(ctx, "", "SIGUSR2")
+	}
+	if err != nil {
+		d.log.Error("signal", "signal", s, "err", err)
+	}
+}
+
+// leave drains and ends the workers. A second signal cuts it short. The node
+// is dismissed before the sockets go, so that nothing is steered to them again.
+func (d *daemon) leave(dismiss func()) error {
+	notify("STOPPING=1")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	d.work.Go(func() {
+		for {
+			select {
+			case s := <-d.signals:
+				if s == unix.SIGTERM || s == unix.SIGINT {
+					cancel()
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	d.withdraw(ctx)
+	dismiss()
+	var errs []error
+	if d.path != nil {
+		errs = append(errs, d.path.release())
+	}
+	return errors.Join(append(errs, d.fleet.Shutdown(ctx))...)
+}
+
+// leaveTime bounds the good-bye to peers.
+const leaveTime = 2 * time.Second
+
+// withdraw makes new connections go elsewhere before the listeners close, and
+// waits for those that are here. Where there is no elsewhere, the node is told
+// that it leaves, and closing the listeners is the way.
+func (d *daemon) withdraw(ctx context.Context) {
+	if d.cluster == nil {
+		bounded, cancel := context.WithCancel(ctx)
+		cancel()
+		_ = d.node.Leave(bounded)
+		return
+	}
+	if err := d.node.Leave(ctx); err != nil {
+		d.log.Warn("leave", "err", err)
+	}
+	bounded, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	if err := d.cluster.Leave(bounded); err != nil {
+		d.log.Warn("say good-bye", "err", err)
+	}
+}
+
+// close lets go of everything; workers that were not shut down serve on.
+func (d *daemon) close() {
+	if d.cluster != nil {
+		_ = d.cluster.Close()
+	}
+	if d.path != nil {
+		_ = d.path.Close()
+	}
+	for _, l := range []net.Listener{d.socket, d.http} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if d.socket != nil {
+		_ = os.Remove(d.config.Admin.Socket)
+	}
+	if d.fleet != nil {
+		_ = d.fleet.Close()
+	}
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/filter"
+)
+
+func newValidate() *cobra.Command {
+	c := &cobra.Command{
+		Use: "validate", Short: "Check a configuration file", Args: usage(cobra.NoArgs),
+		Long: "Check a configuration file without running it. Exits 3 when it is refused, with every error in it.",
+	}
+	file := configFlag(c)
+	schema := c.Flags().Bool("schema", false, "print the JSON Schema of configuration files instead")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *schema {
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s\n", lb.Schema())
+			return err
+		}
+		text, err := os.ReadFile(*file)
+		if err != nil {
+			return err
+		}
+		config, err := parse(*file, text)
+		if err != nil {
+			return err
+		}
+		if err := readable(config); err != nil {
+			return coded{exitConfig, err}
+		}
+		fmt.Fprintf(c.OutOrStdout(), "%s: ok (%d listeners, %d routes, %d pools)\n", *file, len(config.Listeners), len(config.Routes), len(config.Pools))
+		return nil
+	}
+	return c
+}
+
+// parse reads a document as everybody here does, workers included.
+func parse(file string, text []byte) (*lb.Config, error) {
+	return lb.Parse(text, lb.Options{File: file, Filters: filter.Check()})
+}
+
+// readable reports the first file that the configuration names and we cannot
+// read.
+func readable(c *lb.Config) error {
+	for _, name := range c.Files() {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
+	return nil
+}
