@@ -40,7 +40,7 @@ type Loop struct {
 	events [256]unix.EpollEvent
 	input  []byte // what every read of this loop reads into
 
-	start   time.Time
+	start   time.Time     // epoch
 	now     time.Duration // since start, at the turn's beginning
 	yielded time.Duration
 	misses  int // polls in a row that found nothing
@@ -74,6 +74,9 @@ type target interface{ ready(events uint32) }
 // Runner is something to do later in the turn.
 type Runner interface{ RunLater() }
 
+// epoch is when all loops' clocks began: what one says another understands.
+var epoch = time.Now()
+
 // New makes a loop. Close it by running it, or by Close.
 func New() (*Loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -85,9 +88,11 @@ func New() (*Loop, error) {
 		unix.Close(epoll)
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	l := &Loop{epoll: epoll, wake: wake, start: time.Now(), stall: stallTimeout, input: make([]byte, MaxIO)}
+	l := &Loop{epoll: epoll, wake: wake, start: epoch, stall: stallTimeout, input: make([]byte, MaxIO)}
 	l.wheel.init()
-	l.beat.Store(l.start.UnixNano())
+	l.now = time.Since(epoch)
+	l.wheel.done = int64(l.now / Tick)
+	l.beat.Store(time.Now().UnixNano())
 	if _, _, err := l.register(wake, unix.EPOLLIN, (*waker)(l)); err != nil {
 		l.Close()
 		return nil, err
@@ -200,13 +205,13 @@ func (l *Loop) flush() {
 // Later runs r before this turn ends, after the events of the turn.
 func (l *Loop) Later(r Runner) { l.later = append(l.later, r) }
 
-// Now is the time since the loop was made, as of this turn's beginning.
+// Now is the time since all loops' clocks began, as of this turn's beginning.
 func (l *Loop) Now() time.Duration { return l.now }
 
 // Time is Now as a wall-clock time.
 func (l *Loop) Time() time.Time { return l.start.Add(l.now) }
 
-// Clock is the time since the loop was made, read now.
+// Clock is Now, but read now.
 func (l *Loop) Clock() time.Duration { return time.Since(l.start) }
 
 // At is the wall-clock time of a moment that Now gave.
