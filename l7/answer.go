@@ -2,7 +2,6 @@ package l7
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -136,40 +135,6 @@ func errorResponse(req *Request, e *Error) *Response {
 		res.Header.Add("Retry-After", strconv.FormatInt(int64(seconds), 10))
 	}
 	return res
-}
-
-func isGRPC(req *Request) bool {
-	return req != nil && strings.HasPrefix(req.Header.Get("content-type"), "application/grpc")
-}
-
-// grpcResponse is an error in gRPC's words: HTTP 200 and a trailers-only answer,
-// with the status that gRPC's mapping gives to an HTTP one.
-func grpcResponse(e *Error) *Response {
-	res := &Response{Status: 200}
-	res.Header.Add("content-type", "application/grpc")
-	res.Header.Add("grpc-status", strconv.Itoa(grpcStatus(e)))
-	res.Header.Add("grpc-message", string(e.Reason))
-	return res
-}
-
-// grpcStatus maps by gRPC's doc/http-grpc-status-mapping.md.
-func grpcStatus(e *Error) int {
-	if e.Reason == lb.UpstreamTimeout {
-		return 4 // DEADLINE_EXCEEDED
-	}
-	switch e.Status {
-	case 400, 431:
-		return 13 // INTERNAL
-	case 401:
-		return 16 // UNAUTHENTICATED
-	case 403:
-		return 7 // PERMISSION_DENIED
-	case 404:
-		return 12 // UNIMPLEMENTED
-	case 429, 502, 503, 504:
-		return 14 // UNAVAILABLE
-	}
-	return 2 // UNKNOWN
 }
 
 // respond makes a route's fixed response.

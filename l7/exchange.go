@@ -61,8 +61,9 @@ type exchange struct {
 	down    downstream
 	up      upstream // of the current attempt; nil between attempts
 
-	timer loop.Timer
-	wait  waitFor
+	timer    loop.Timer
+	wait     waitFor
+	deadline time.Duration // of the loop's clock, when the client gives up; 0: it does not say
 
 	// The way in.
 	reqEnd   bool   // the request was read whole
@@ -115,6 +116,7 @@ func (x *exchange) begin(req *Request, end bool) {
 	x.reqEnd = end
 	x.keeping = true
 	x.chain = &noChain
+	x.deadline = grpcDeadline(req, x.began)
 	route := x.view.route(req)
 	if route == nil {
 		x.fail(&Error{Status: 404, Reason: lb.NoRoute})

@@ -31,8 +31,12 @@ const (
 	waitTunnelBytes         // in either direction
 )
 
+// arm waits for w for so long, and no longer than the client does.
 func (x *exchange) arm(w waitFor, d time.Duration) {
 	x.wait = w
+	if x.deadline > 0 {
+		d = min(d, max(0, x.deadline-x.thread.loop.Now()))
+	}
 	x.thread.loop.Set(&x.timer, d, x)
 }
 
@@ -67,6 +71,11 @@ func (x *exchange) rearm() {
 
 // Expired is called when a wait took too long.
 func (x *exchange) Expired(*loop.Timer) {
+	if x.deadline > 0 && x.thread.loop.Now() >= x.deadline {
+		x.dropAttempt()
+		x.fail(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})
+		return
+	}
 	switch x.wait {
 	case waitConnection:
 		x.up.abort()
