@@ -58,6 +58,8 @@ func (w *world) run(b *behaviour) string {
 	return b.do(w)
 }
 
+var cell = strings.NewReplacer("|", "/", "\r", "", "\n", " ")
+
 // report prints a table with a column per proxy, and fails when the first one
 // is wrong anywhere.
 func report(names []string, outcomes [][]string) error {
@@ -68,20 +70,20 @@ func report(names []string, outcomes [][]string) error {
 		for k := range names {
 			mark := ""
 			if b.met(outcomes[k][i]) < 0 && !strings.HasPrefix(outcomes[k][i], "skipped") {
-				mark = "**wrong** "
+				mark = "**differs** "
 				wrong[k]++
 			}
-			row = append(row, mark+outcomes[k][i])
+			row = append(row, mark+cell.Replace(outcomes[k][i]))
 		}
 		fmt.Printf("| %s |\n", strings.Join(row, " | "))
 	}
-	fmt.Printf("\nwrong:")
+	fmt.Printf("\nnot one of the outcomes wanted:")
 	for k, name := range names {
 		fmt.Printf(" %s %d of %d;", name, wrong[k], len(all()))
 	}
 	fmt.Println()
 	if wrong[0] > 0 {
-		return fmt.Errorf("%s is wrong in %d of %d", names[0], wrong[0], len(all()))
+		return fmt.Errorf("%s differs in %d of %d", names[0], wrong[0], len(all()))
 	}
 	return nil
 }
