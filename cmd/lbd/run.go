@@ -68,7 +68,7 @@ func run(file string) error {
 	}
 	state, err := node.Load(file, filter.Check())
 	if err != nil {
-		return err
+		return inTheWay(file, err)
 	}
 	defer state.Close()
 	d := &daemon{config: state.Config(), state: state, log: newLog(state.Config().Log), signals: signals}
@@ -77,6 +77,22 @@ func run(file string) error {
 		return err
 	}
 	return d.serve()
+}
+
+// inTheWay prefers, as the reason why lbd cannot start, that another one runs
+// by the same file, and which.
+func inTheWay(file string, err error) error {
+	text, unread := os.ReadFile(file)
+	c, refused := parse(file, text)
+	if unread != nil || refused != nil {
+		return err
+	}
+	lock, taken := worker.Lock(c.Node.RunDir)
+	if taken != nil {
+		return taken
+	}
+	lock.Close()
+	return err
 }
 
 func newLog(l lb.LogSettings) *slog.Logger {
@@ -242,7 +258,11 @@ func (d *daemon) obey(ctx context.Context, s os.Signal) {
 	case unix.SIGUSR2:
 		err = d.node.Upgrade(ctx, "", "SIGUSR2")
 	}
-	if err != nil {
+	var es lb.Errors
+	switch {
+	case errors.As(err, &es): // its excerpts and carets want lines of their own
+		fmt.Fprintln(os.Stderr, err)
+	case err != nil:
 		d.log.Error("signal", "signal", s, "err", err)
 	}
 }

@@ -1,0 +1,415 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The test binary is also lbd: it runs as supervisor and, from there, as worker.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "validate", "version", "detach", "bogus"}, os.Args[1]) {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// site is a directory with a configuration, and what runs by it.
+type site struct {
+	t    *testing.T
+	dir  string
+	port int
+	pool []string
+	out  *safeBuffer
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lbd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &site{t: t, dir: dir, port: freePort(t), out: &safeBuffer{}}
+	for i := range 2 {
+		b := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "backend %d\n", i)
+		}))
+		t.Cleanup(b.Close)
+		s.pool = append(s.pool, b.Listener.Addr().String())
+	}
+	s.configure("")
+	t.Cleanup(s.killWorkers)
+	return s
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func (s *site) file() string   { return filepath.Join(s.dir, "lbd.yaml") }
+func (s *site) socket() string { return filepath.Join(s.dir, "run", "lbd.sock") }
+func (s *site) url() string    { return fmt.Sprintf("http://127.0.0.1:%d/", s.port) }
+
+// configure writes the file; more is a route that comes first.
+func (s *site) configure(more string) {
+	s.t.Helper()
+	text := fmt.Sprintf(`
+node: { name: test, run_dir: %[1]s/run, data_dir: %[1]s/data }
+workers: { processes: 2, threads: 2 }
+fastpath: { mode: "off" }
+log: { access: "off" }
+drain: { timeout: 5s }
+listeners:
+  web: { bind: "127.0.0.1:%[2]d" }
+routes:
+%[3]s
+  - pool: app
+pools:
+  app: { backends: [%[4]q, %[5]q] }
+`, s.dir, s.port, more, s.pool[0], s.pool[1])
+	if err := os.WriteFile(s.file(), []byte(text), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// command is lbd with what it says kept.
+func (s *site) command(args ...string) *exec.Cmd {
+	binary, err := os.Executable()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c := exec.Command(binary, args...)
+	c.Stdout, c.Stderr = s.out, s.out
+	return c
+}
+
+// start runs lbd and returns when it is ready.
+func (s *site) start() *exec.Cmd {
+	s.t.Helper()
+	c := s.command("run", "-c", s.file())
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	s.t.Cleanup(func() {
+		c.Process.Kill()
+		if s.t.Failed() {
+			s.t.Log(s.out.String())
+		}
+	})
+	s.until("ready", func() bool {
+		select {
+		case err := <-ended:
+			s.t.Fatalf("lbd ended: %v\n%s", err, s.out.String())
+		default:
+		}
+		r, err := s.admin().Get("http://lbd/readyz")
+		if err != nil {
+			return false
+		}
+		r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	})
+	return c
+}
+
+func (s *site) admin() *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", s.socket())
+	}}}
+}
+
+type workerStatus struct {
+	PID     int    `json:"pid"`
+	State   string `json:"state"`
+	Ready   bool   `json:"ready"`
+	Adopted bool   `json:"adopted"`
+}
+
+func (s *site) workers() []workerStatus {
+	r, err := s.admin().Get("http://lbd/v1/status")
+	if err != nil {
+		return nil
+	}
+	defer r.Body.Close()
+	var status struct{ Workers []workerStatus }
+	if err := json.NewDecoder(r.Body).Decode(&status); err != nil {
+		s.t.Fatal(err)
+	}
+	return status.Workers
+}
+
+func (s *site) pids() []int {
+	var out []int
+	for _, w := range s.workers() {
+		out = append(out, w.PID)
+	}
+	return out
+}
+
+// killWorkers ends those that a killed supervisor left.
+func (s *site) killWorkers() {
+	texts, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range texts {
+		pid := strings.Split(path, "/")[2]
+		cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
+		fds, _ := filepath.Glob("/proc/" + pid + "/fd/*")
+		if !bytes.Contains(cmd, []byte("worker\x00--crew")) || len(fds) == 0 {
+			continue
+		}
+		unix, _ := os.ReadFile("/proc/net/unix")
+		for line := range strings.Lines(string(unix)) {
+			f := strings.Fields(line)
+			if len(f) < 8 || !strings.HasPrefix(f[7], s.dir+"/") {
+				continue
+			}
+			for _, fd := range fds {
+				if target, _ := os.Readlink(fd); target == "socket:["+f[6]+"]" {
+					var n int
+					fmt.Sscan(pid, &n)
+					syscall.Kill(n, syscall.SIGKILL)
+				}
+			}
+		}
+	}
+}
+
+func (s *site) until(what string, ok func() bool) {
+	s.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); <-tick.C {
+		if ok() {
+			return
+		}
+	}
+	s.t.Fatalf("not within 30 s: %s\n%s", what, s.out.String())
+}
+
+// load asks all the time, on kept connections and on new ones, and counts.
+type load struct {
+	stop         chan struct{}
+	clients      sync.WaitGroup
+	sent, failed atomic.Int64
+	mu           sync.Mutex
+	first        error
+}
+
+func (s *site) load(clients int) *load {
+	l := &load{stop: make(chan struct{})}
+	for i := range clients {
+		l.clients.Go(func() {
+			t := &http.Transport{DisableKeepAlives: i%2 == 0}
+			defer t.CloseIdleConnections()
+			for {
+				select {
+				case <-l.stop:
+					return
+				default:
+					l.once(&http.Client{Transport: t, Timeout: 10 * time.Second}, s.url())
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) once(c *http.Client, url string) {
+	l.sent.Add(1)
+	r, err := c.Get(url)
+	if err == nil {
+		var body []byte
+		body, err = io.ReadAll(r.Body)
+		r.Body.Close()
+		if err == nil && (r.StatusCode != 200 || !strings.HasPrefix(string(body), "backend")) {
+			err = fmt.Errorf("%s: %q", r.Status, body)
+		}
+	}
+	if err != nil {
+		l.failed.Add(1)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.first == nil {
+			l.first = err
+		}
+	}
+}
+
+func (l *load) end() {
+	close(l.stop)
+	l.clients.Wait()
+}
+
+func TestNothingIsLostByReloadsUpgradesAndARestartOfTheSupervisor(t *testing.T) {
+	s := newSite(t)
+	c := s.start()
+	l := s.load(4)
+
+	for range 3 {
+		old := s.pids()
+		c.Process.Signal(syscall.SIGUSR2)
+		s.until("another crew serves", func() bool {
+			now := s.pids()
+			return len(now) >= 2 && !slices.Contains(now[:2], old[0]) && !slices.Contains(now[:2], old[1])
+		})
+	}
+	s.configure("  - match: { path: /gone }\n    respond: { status: 410 }")
+	c.Process.Signal(syscall.SIGHUP)
+	s.until("the new route answers", func() bool {
+		r, err := http.Get(s.url() + "gone")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		return r.StatusCode == http.StatusGone
+	})
+	s.until("old crews are gone", func() bool { return len(s.pids()) == 2 })
+
+	crew := s.pids()
+	c.Process.Kill()
+	sent := l.sent.Load()
+	s.until("workers serve without a supervisor", func() bool { return l.sent.Load() > sent+50 })
+	c = s.start()
+	if got := s.workers(); len(got) != 2 || got[0].PID != crew[0] || got[1].PID != crew[1] || !got[0].Adopted {
+		t.Errorf("workers %+v after the restart, want %v adopted", got, crew)
+	}
+	l.end()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
+	}
+	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+
+	began := time.Now()
+	c.Process.Signal(syscall.SIGTERM)
+	s.until("the port is free", func() bool {
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	s.until("no worker is left", func() bool {
+		left, _ := filepath.Glob(filepath.Join(s.dir, "run", "*.sock"))
+		return len(left) == 0
+	})
+	t.Logf("ended in %v", time.Since(began).Round(time.Millisecond))
+}
+
+func TestASecondLbdOnTheSameRunDirIsRefused(t *testing.T) {
+	s := newSite(t)
+	s.start()
+	c := s.command("run", "-c", s.file())
+	var out bytes.Buffer
+	c.Stderr = &out
+	if err := c.Run(); err == nil {
+		t.Fatal("it runs")
+	}
+	if c.ProcessState.ExitCode() != exitConflict || !strings.Contains(out.String(), "another lbd (pid ") {
+		t.Errorf("exit %d, it says %q", c.ProcessState.ExitCode(), out.String())
+	}
+	if r, err := http.Get(s.url()); err != nil || r.StatusCode != 200 {
+		t.Errorf("the first one answers %v, %v", r, err)
+	}
+}
+
+func TestABusyPortIsNamedAndNothingIsLeftBehind(t *testing.T) {
+	s := newSite(t)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := s.command("run", "-c", s.file())
+	var out bytes.Buffer
+	c.Stderr = &out
+	c.Run()
+	if c.ProcessState.ExitCode() != exitError || !strings.Contains(out.String(), fmt.Sprintf("listener web: bind 127.0.0.1:%d: in use by", s.port)) {
+		t.Errorf("exit %d, it says %s", c.ProcessState.ExitCode(), out.String())
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.dir, "run", "*.sock")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestABadReloadLeavesTheRunningConfiguration(t *testing.T) {
+	s := newSite(t)
+	c := s.start()
+	s.configure("  - pool: ap")
+	c.Process.Signal(syscall.SIGHUP)
+	s.until("it is refused with the nearest name", func() bool { return strings.Contains(s.out.String(), `did you mean "app"?`) })
+	if r, err := http.Get(s.url()); err != nil || r.StatusCode != 200 {
+		t.Errorf("the running configuration answers %v, %v", r, err)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	s := newSite(t)
+	good := s.file()
+	bad := filepath.Join(s.dir, "bad.yaml")
+	os.WriteFile(bad, []byte("listeners: 7\nrouts: []\n"), 0o644)
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"validate", "-c", good}, 0, "ok"},
+		{[]string{"validate", "-c", bad}, exitConfig, "2 errors."},
+		{[]string{"run", "-c", bad}, exitConfig, "2 errors."},
+		{[]string{"validate", "-c", bad + "x"}, exitError, "no such file"},
+		{[]string{"validate", "--schema"}, 0, "{"},
+		{[]string{"validate", "--nope"}, exitUsage, "unknown flag"},
+		{[]string{"bogus"}, exitUsage, "unknown command"},
+		{[]string{"version"}, 0, "lbd"},
+		{[]string{"worker"}, exitUsage, "lbd run"},
+	} {
+		cmd := s.command(c.args...)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		cmd.Run()
+		if cmd.ProcessState.ExitCode() != c.code || !strings.Contains(out.String(), c.says) {
+			t.Errorf("lbd %s: exit %d, says %s; want %d and %q", strings.Join(c.args, " "), cmd.ProcessState.ExitCode(), out.String(), c.code, c.says)
+		}
+	}
+}
+
+// safeBuffer is written by processes and read by tests.
+type safeBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
