@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -132,7 +133,9 @@ func (l *lab) status(m machine) (s status, err error) {
 
 // ctl runs lbctl against a node and returns what it printed.
 func (l *lab) ctl(m machine, args ...string) ([]byte, error) {
-	cmd := exec.Command(l.lbctl, append([]string{"--addr", l.socket(m)}, args...)...)
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, l.lbctl, append([]string{"--addr", l.socket(m)}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

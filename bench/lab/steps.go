@@ -213,7 +213,7 @@ func (l *lab) killSupervisor(ctx context.Context) (r report, verdicts []verdict,
 	if err != nil {
 		return r, nil, err
 	}
-	dead := r.all()
+	dead, through := r.all(), r.Nodes[m.Name]
 	if err := l.startNode(m); err != nil {
 		return r, nil, err
 	}
@@ -223,7 +223,7 @@ func (l *lab) killSupervisor(ctx context.Context) (r report, verdicts []verdict,
 	r.add(again)
 	after, statusErr := l.status(m)
 	verdicts = []verdict{
-		check(dead.Failed == 0, "%d failures while it was dead (%d connections, %d of them on %s)", dead.Failed, dead.Opened, r.Nodes[m.Name], m.Name),
+		check(dead.Failed == 0, "%d failures while it was dead (%d connections, %d of them on %s)", dead.Failed, dead.Opened, through, m.Name),
 		check(back == nil && again.all().Failed == 0, "%d failures in its restart%s", again.all().Failed, because(back)),
 		check(slices.Equal(sorted(before.pids()), sorted(after.pids())), "workers adopted: pids %v, before %v", after.pids(), before.pids()),
 	}
@@ -293,7 +293,8 @@ func (l *lab) entrances(ports []uint16) (hops []string, err error) {
 }
 
 // upgrade replaces a node's workers by a copy of the binary, by one that exits
-// at start, and by another copy.
+// at start, and by another copy. It does not wait for the old ones to end: the
+// streams they serve have no end.
 func (l *lab) upgrade(ctx context.Context) (r report, verdicts []verdict, err error) {
 	m := l.role("node")[0]
 	broken := l.path("lbd.broken")
@@ -321,7 +322,7 @@ func (l *lab) upgradeTo(ctx context.Context, m machine, binary string, broken bo
 	if err != nil {
 		return r, v, err
 	}
-	_, said := l.ctl(m, "upgrade", "--binary", binary, "--wait")
+	_, said := l.ctl(m, "upgrade", "--binary", binary)
 	pause(ctx, l.window())
 	after, err := l.status(m)
 	if err != nil {
