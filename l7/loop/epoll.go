@@ -58,7 +58,10 @@ func (l *Loop) wait() (int, error) {
 		}
 		l.misses++
 	}
-	timeout := min(l.wheel.next(time.Since(l.start)), maxSleep)
+	now := time.Since(l.start)
+	l.noteTurn(now)
+	l.slept = true
+	timeout := min(l.wheel.next(now), maxSleep)
 	n, err := l.sleep(timeout)
 	if n > 1 {
 		l.misses = 0

@@ -43,7 +43,8 @@ type Loop struct {
 	start   time.Time     // epoch
 	now     time.Duration // since start, at the turn's beginning
 	yielded time.Duration
-	misses  int // polls in a row that found nothing
+	misses  int  // polls in a row that found nothing
+	slept   bool // since the last turn
 	stopped bool
 
 	stall time.Duration // stallTimeout, but for tests
@@ -140,21 +141,29 @@ func (l *Loop) turn() error {
 	l.dispatch(n)
 	l.wheel.advance(l.now)
 	l.finishTurn()
-	if spent := time.Since(l.start) - l.now; spent > slowTurn {
-		l.slow.Add(1)
-	}
 	return nil
 }
 
 // tick reads the clock, once a turn.
 func (l *Loop) tick() {
-	l.now = time.Since(l.start)
+	now := time.Since(l.start)
+	l.noteTurn(now)
+	l.now = now
 	l.beat.Store(l.start.UnixNano() + int64(l.now))
 	l.turns.Add(1)
 	if l.now-l.yielded > yieldAfter {
 		l.yielded = l.now
 		runtime.Gosched()
 	}
+}
+
+// noteTurn counts a turn that took too long. If the loop slept since, its end
+// was noted then.
+func (l *Loop) noteTurn(end time.Duration) {
+	if !l.slept && end-l.now > slowTurn {
+		l.slow.Add(1)
+	}
+	l.slept = false
 }
 
 // dispatch tells the targets of n events. An event whose generation is not the
