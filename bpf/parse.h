@@ -9,6 +9,7 @@
 
 #define VLAN_TAGS 2
 #define EXTENSIONS 4
+#define EXTENSION_BYTES 0x7ff	/* of them all */
 #define TUNNEL_PORT be16(6080)	/* GUE */
 
 enum kind {
@@ -138,42 +139,60 @@ INLINE int read_ipv4(struct cursor *c, struct iphdr *ip, struct packet *p)
 }
 
 struct extension {
-	__u8 next, length;
+	__u8 next, length;		/* in 8 bytes, without the first 8 */
 	__be16 offset;			/* of a fragment header */
 	__u32 rest;
 };
 
+INLINE int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS ||
+	       next == IPPROTO_FRAGMENT;
+}
+
+/*
+ * Goes behind the extension headers. Each is read from where the first begins,
+ * so that the verifier sees one state at the end and not one per header.
+ */
+INLINE int read_extensions(struct cursor *c, __u8 next, struct packet *p)
+{
+	const struct cursor first = *c;
+	__u64 size = 0;
+
+#pragma unroll
+	for (int i = 0; i < EXTENSIONS && is_extension(next); i++) {
+		struct extension *e;
+
+		*c = first;
+		skip(c, size, EXTENSION_BYTES);
+		e = take(c, sizeof(*e));
+		if (!e)
+			return REASON_SHORT;
+		if (next == IPPROTO_FRAGMENT && e->offset & be16(0xfff9))
+			return REASON_FRAGMENT;	/* more to come, or not the first */
+		size += sizeof(*e) + (next == IPPROTO_FRAGMENT ? 0 : e->length * 8);
+		next = e->next;
+	}
+	if (is_extension(next) || size > EXTENSION_BYTES)
+		return REASON_TOO_MANY_PARTS;
+	*c = first;
+	skip(c, size, EXTENSION_BYTES);
+	p->protocol = next;
+	return STEER;
+}
+
 /* Fills in what the IPv6 header says; the cursor goes behind its extensions. */
 INLINE int read_ipv6(struct cursor *c, struct ipv6hdr *ip, struct packet *p)
 {
-	__u8 next = ip->nexthdr;
-
 	p->length = be16(ip->payload_len) + sizeof(*ip);
+	p->protocol = ip->nexthdr;
 	p->ip = ip;
 	p->ip_size = sizeof(*ip);
 	if (ip->version != 6)
 		return REASON_BAD_HEADER;
-#pragma unroll
-	for (int i = 0; i <= EXTENSIONS; i++) {
-		struct extension *e;
-
-		if (likely(next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
-			   next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT)) {
-			p->protocol = next;
-			return STEER;
-		}
-		e = take(c, sizeof(*e));
-		if (!e)
-			return REASON_SHORT;
-		if (next == IPPROTO_FRAGMENT) {
-			if (e->offset & be16(0xfff9))	/* more to come, or not the first */
-				return REASON_FRAGMENT;
-		} else if (e->length) {
-			skip(c, e->length * 8, 0x7ff);
-		}
-		next = e->next;
-	}
-	return REASON_TOO_MANY_PARTS;
+	if (unlikely(is_extension(ip->nexthdr)))
+		return read_extensions(c, ip->nexthdr, p);
+	return STEER;
 }
 
 /* The last six flags of a TCP header. */

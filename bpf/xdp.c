@@ -326,6 +326,7 @@ INLINE int check_outer(const struct node *node, const struct outer *outer)
 {
 	struct address from = mapped(outer->ip.saddr);
 	__u32 hops = outer->path.place >> 4, index = outer->path.place & 0xf;
+	const __u32 *peer;
 
 	if (outer->path.version != PATH_VERSION || outer->gue.flags ||
 	    outer->ip.frag_off & be16(0x3fff) || hops < 1 || hops > HOPS || index >= hops ||
@@ -334,9 +335,8 @@ INLINE int check_outer(const struct node *node, const struct outer *outer)
 	if (!(node->flags & NODE_TUNNELS) ||
 	    (outer->path.tag != node->tag[0] && outer->path.tag != node->tag[1]))
 		return REASON_BAD_TAG;
-	if (!bpf_map_lookup_elem(&peer_index, &from))
-		return REASON_STRANGER;
-	return STEER;
+	peer = bpf_map_lookup_elem(&peer_index, &from);
+	return peer && *peer != SELF ? STEER : REASON_STRANGER;
 }
 
 INLINE int read_inner(struct cursor *c, struct outer *outer, struct packet *p)
@@ -397,6 +397,7 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *oute
 	if (!age(p->ip))
 		return leave(REASON_HOP_LIMIT);
 	outer->path.place++;
+	outer->udp.check = 0;
 	write_outer_ip(&outer->ip, node->address.word[3], next, length);
 	arrived = *p->macs;
 	if (p->l3 != sizeof(struct ethhdr) &&
