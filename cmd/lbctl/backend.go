@@ -211,7 +211,10 @@ func (c *ctl) backendDrain() *cobra.Command {
 	return cmd
 }
 
+// awaitBackend waits until a backend was empty twice in a row: workers hear of
+// a drain a moment after it was ordered, and may pick the backend until then.
 func (c *ctl) awaitBackend(cmd *cobra.Command, id string, limit time.Duration) error {
+	empty := 0
 	err := c.wait(cmd, limit, func() (string, bool, error) {
 		ctx, cancel := ask(cmd)
 		defer cancel()
@@ -219,7 +222,10 @@ func (c *ctl) awaitBackend(cmd *cobra.Command, id string, limit time.Duration) e
 		if err != nil {
 			return "", false, err
 		}
-		return fmt.Sprintf("%s: %s in progress", id, plural(b.Active, "request")), b.Active == 0, nil
+		if empty++; b.Active > 0 {
+			empty = 0
+		}
+		return fmt.Sprintf("%s: %s in progress", id, plural(b.Active, "request")), empty == 2, nil
 	})
 	if late := (timeout{}); errors.As(err, &late) {
 		return timeout{fmt.Errorf("%w; it goes on draining: `lbctl backend disable %s` cuts what is left, undrain takes it back", late.error, id)}

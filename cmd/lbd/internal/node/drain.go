@@ -60,7 +60,8 @@ func (n *Node) ordered() {
 		if !n.drain.leaving {
 			n.drain.since = n.overlay.DrainSince // perhaps before a restart
 		}
-		n.count()
+		// Counting begins with the next tick: workers and peers have to hear
+		// of the drain before an empty node means anything.
 	}
 }
 

@@ -56,7 +56,7 @@ type Node struct {
 
 	started time.Time
 
-	requests chan func()   // to run
+	requests chan request  // to run
 	noted    chan struct{} // a token: look again at everything
 	serving  chan struct{} // closed once the first configuration serves
 	stopped  chan struct{} // closed when run has ended
@@ -140,7 +140,7 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		o: o, log: o.Log, store: o.State.store, seed: o.State.seed, booted: c, started: o.Now(),
-		requests: make(chan func()), noted: make(chan struct{}, 1),
+		requests: make(chan request), noted: make(chan struct{}, 1),
 		serving: make(chan struct{}), stopped: make(chan struct{}),
 		changes: newGate(), orders: newGate(),
 		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
@@ -179,11 +179,13 @@ func (n *Node) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
+		var answer chan<- struct{}
 		select {
 		case <-ctx.Done():
 			return nil
-		case request := <-n.requests:
-			request()
+		case r := <-n.requests:
+			r.do()
+			answer = r.done
 		case e := <-n.o.Fleet.Events():
 			n.event(e)
 		case <-n.o.Fleet.Changed():
@@ -196,7 +198,16 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		}
 		n.settle()
+		if answer != nil {
+			close(answer)
+		}
 	}
+}
+
+// request is something that run shall do.
+type request struct {
+	do   func()
+	done chan<- struct{} // closed when it is done and everybody can see it
 }
 
 func (n *Node) clusterChanged() <-chan struct{} {
@@ -258,11 +269,12 @@ func hostAddresses() ([]netip.Addr, error) {
 	return all, nil
 }
 
-// do has run execute f, which must not block, and settle afterwards.
+// do has run execute f, which must not block, and returns when the snapshot
+// shows it: who asked for a change and looks must find it.
 func (n *Node) do(f func()) error {
 	done := make(chan struct{})
 	select {
-	case n.requests <- func() { defer close(done); f() }:
+	case n.requests <- request{f, done}:
 		<-done
 		return nil
 	case <-n.stopped:

@@ -86,6 +86,7 @@ func (n *Node) order(ctx context.Context, next func(*Snapshot) (Overlay, error),
 	if err := n.store.writeOverlay(overlay); err != nil {
 		return because(err, Unwritable, "make room or give lbd the right to write there", "the order cannot be kept, so it is not carried out")
 	}
+	defer n.stats.forget()
 	return n.do(func() {
 		n.overlay = overlay
 		n.ordered()

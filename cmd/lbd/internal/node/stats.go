@@ -30,6 +30,14 @@ func (n *Node) Stats() lb.Stats {
 	return c.last
 }
 
+// forget makes the next reader ask: who gave an order wants to see its effect,
+// not what was before it.
+func (c *statsCache) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = time.Time{}
+}
+
 // Reports is what the monitor knows of every backend with a check.
 func (n *Node) Reports() []Report {
 	if n.o.Monitor == nil {

@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// patience bounds what a script waits for; nothing here takes that long.
+const patience = 30 * time.Second
+
+// TestRealDaemon runs transcripts against an lbd with workers and backends, all
+// on loopback.
+func TestRealDaemon(t *testing.T) {
+	if testing.Short() {
+		t.Skip("needs a build of lbd and starts processes")
+	}
+	// Workers that start as root become somebody who must reach the binary.
+	dir, err := os.MkdirTemp("", "lbctl-real-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lbd := filepath.Join(dir, "lbd")
+	if out, err := exec.Command("go", "build", "-o", lbd, "github.com/cirque-lb/lb/cmd/lbd").CombinedOutput(); err != nil {
+		t.Fatalf("build lbd: %v\n%s", err, out)
+	}
+	r := &rigs{lbd: lbd, all: map[string]*rig{}}
+	testscript.Run(t, testscript.Params{
+		Dir:           "testdata/real",
+		WorkdirRoot:   dir,
+		UpdateScripts: os.Getenv("UPDATE") != "",
+		Setup:         r.setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"status":  exits,
+			"backend": r.cmd((*rig).backend),
+			"port":    r.cmd((*rig).port),
+			"write":   r.cmd((*rig).write),
+			"start":   r.cmd((*rig).start),
+			"halt":    r.cmd((*rig).halt),
+			"crash":   r.cmd((*rig).crash),
+			"signal":  r.cmd((*rig).signal),
+			"fetch":   r.cmd((*rig).fetch),
+			"hold":    r.cmd((*rig).hold),
+			"release": r.cmd((*rig).release),
+			"pids":    r.cmd((*rig).pids),
+			"await":   r.cmd((*rig).await),
+			"match":   r.cmd((*rig).match),
+		},
+	})
+}
+
+// rigs are the daemons and backends of all scripts, by work directory.
+type rigs struct {
+	lbd string
+	mu  sync.Mutex // guards all
+	all map[string]*rig
+}
+
+// rig is one script's daemon with its backends.
+type rig struct {
+	ts     *testscript.TestScript
+	lbd    string
+	work   string
+	daemon *exec.Cmd
+	gates  map[string]chan struct{} // what backends wait for before they answer /hold
+	asked  chan struct{}            // a request is held
+	held   sync.WaitGroup
+	failed chan error
+}
+
+func (r *rigs) setup(e *testscript.Env) error {
+	e.Setenv("LBCTL_ADDR", filepath.Join(e.WorkDir, "run", "lbd.sock"))
+	e.Setenv("lbd", r.lbd)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	one := &rig{lbd: r.lbd, work: e.WorkDir, gates: map[string]chan struct{}{}, asked: make(chan struct{}, 8), failed: make(chan error, 8)}
+	r.all[e.WorkDir] = one
+	e.Defer(func() {
+		for _, g := range one.gates {
+			close(g)
+		}
+		if one.daemon != nil {
+			one.end(syscall.SIGTERM)
+		}
+		one.held.Wait()
+	})
+	return os.Chmod(e.WorkDir, 0o755)
+}
+
+func (r *rigs) cmd(do func(*rig, []string)) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		r.mu.Lock()
+		one := r.all[ts.Getenv("WORK")]
+		r.mu.Unlock()
+		one.ts = ts
+		do(one, args)
+	}
+}
+
+// backend NAME serves HTTP on loopback; $NAME is its address. /hold answers
+// after release NAME.
+func (r *rig) backend(args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r.ts.Check(err)
+	gate := make(chan struct{})
+	r.gates[args[0]] = gate
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/hold" {
+			r.asked <- struct{}{}
+			<-gate
+		}
+		fmt.Fprintln(w, args[0])
+	})}
+	go s.Serve(l)
+	r.ts.Defer(func() { s.Close() })
+	r.ts.Setenv(args[0], l.Addr().String())
+}
+
+// port NAME finds a free port of loopback.
+func (r *rig) port(args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	r.ts.Check(err)
+	r.ts.Setenv(args[0], l.Addr().String())
+	l.Close()
+}
+
+var variable = regexp.MustCompile(`\$\w+`)
+
+// write FROM TO expands $names.
+func (r *rig) write(args []string) {
+	text := variable.ReplaceAllStringFunc(r.ts.ReadFile(args[0]), func(v string) string { return r.ts.Getenv(v[1:]) })
+	r.ts.Check(os.WriteFile(r.ts.MkAbs(args[1]), []byte(text), 0o644))
+}
+
+// start runs lbd and returns when it serves.
+func (r *rig) start(args []string) {
+	log, err := os.OpenFile(filepath.Join(r.work, "lbd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	r.ts.Check(err)
+	defer log.Close()
+	r.daemon = exec.Command(r.lbd, "run", "-c", r.ts.MkAbs(args[0]))
+	r.daemon.Stdout, r.daemon.Stderr = log, log
+	r.ts.Check(r.daemon.Start())
+	r.until("lbd serves", func() bool {
+		s, err := r.client().Status(context.Background())
+		return err == nil && s.State != "starting"
+	})
+}
+
+func (r *rig) client() *admin.Client { return admin.Dial(filepath.Join(r.work, "run", "lbd.sock")) }
+
+// until looks again and again: what it waits for happens in another process.
+func (r *rig) until(what string, done func() bool) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if done() {
+			return
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(r.work, "lbd.log"))
+	r.ts.Fatalf("waiting until %s\n%s", what, log)
+}
+
+func (r *rig) end(s os.Signal) {
+	r.daemon.Process.Signal(s)
+	r.daemon.Wait()
+	r.daemon = nil
+}
+
+func (r *rig) halt([]string)  { r.end(syscall.SIGTERM) }
+func (r *rig) crash([]string) { r.end(syscall.SIGKILL) }
+
+// signal sends HUP or USR2.
+func (r *rig) signal(args []string) {
+	r.ts.Check(r.daemon.Process.Signal(map[string]os.Signal{"HUP": syscall.SIGHUP, "USR2": syscall.SIGUSR2}[args[0]]))
+}
+
+// fetch URL CODE [BODY] asks through the balancer.
+func (r *rig) fetch(args []string) {
+	code, body, err := get(args[0])
+	r.ts.Check(err)
+	if strconv.Itoa(code) != args[1] || len(args) > 2 && strings.TrimSpace(body) != args[2] {
+		r.ts.Fatalf("GET %s: %d %s, want %v", args[0], code, body, args[1:])
+	}
+}
+
+func get(url string) (int, string, error) {
+	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := c.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(body), err
+}
+
+// hold URL begins a request that its backend does not answer yet.
+func (r *rig) hold(args []string) {
+	r.held.Go(func() {
+		code, body, err := get(args[0] + "/hold")
+		if err != nil || code != 200 {
+			err = fmt.Errorf("held request: %d %s %w", code, body, err)
+		}
+		r.failed <- err
+	})
+	select {
+	case <-r.asked:
+	case <-time.After(patience):
+		r.ts.Fatalf("no backend got the request")
+	}
+}
+
+// release NAME lets a backend answer, and wants the answer to arrive.
+func (r *rig) release(args []string) {
+	close(r.gates[args[0]])
+	delete(r.gates, args[0])
+	r.ts.Check(<-r.failed)
+}
+
+// pids NAME remembers the processes of the crew.
+func (r *rig) pids(args []string) {
+	s, err := r.client().Status(context.Background())
+	r.ts.Check(err)
+	var all []string
+	for _, w := range s.Workers {
+		all = append(all, fmt.Sprint(w.PID))
+	}
+	r.ts.Setenv(args[0], strings.Join(all, " "))
+}
+
+// await CODE ARGS… runs lbctl until it exits so.
+func (r *rig) await(args []string) {
+	var out strings.Builder
+	r.until(fmt.Sprintf("lbctl %v", args), func() bool {
+		out.Reset()
+		all := append([]string{"--addr", r.ts.Getenv("LBCTL_ADDR")}, args[1:]...)
+		return strconv.Itoa(run(context.Background(), all, strings.NewReader(""), &out, &out)) == args[0]
+	})
+}
+
+// match TEXT PATTERN… wants ARGS… to be in a remembered text, !ARG not to be.
+func (r *rig) match(args []string) {
+	for _, want := range args[1:] {
+		want, not := strings.CutPrefix(want, "!")
+		if strings.Contains(args[0], want) == not {
+			r.ts.Fatalf("%q: %v", args[0], args[1:])
+		}
+	}
+}
