@@ -55,10 +55,8 @@ type accessLog struct {
 	quit    chan struct{}
 	over    chan struct{}
 	log     *slog.Logger
+	out     io.Writer
 	failing bool // the last write failed; the writer's
-
-	mu  sync.Mutex // guards out
-	out io.Writer
 }
 
 // logBuffer gathers one thread's lines.
@@ -131,13 +129,6 @@ func (l *accessLog) dropped() (n uint64) {
 	return n
 }
 
-// reopen makes lines go to out from now on.
-func (l *accessLog) reopen(out io.Writer) {
-	l.mu.Lock()
-	l.out = out
-	l.mu.Unlock()
-}
-
 // close writes what is left and ends the writer.
 func (l *accessLog) close() {
 	close(l.quit)
@@ -181,9 +172,7 @@ func (l *accessLog) flush() {
 }
 
 func (l *accessLog) write(lines []byte) {
-	l.mu.Lock()
 	_, err := l.out.Write(lines)
-	l.mu.Unlock()
 	if err != nil && !l.failing { // once, not for every batch
 		l.log.Error("write access log", "error", err)
 	}
