@@ -39,20 +39,8 @@ type clientH2 struct {
 	pausedIn bool
 }
 
-const (
-	// h2Unheard is the silence, with requests open, after which a backend is
-	// asked whether it is still there; it has as long to answer.
-	h2Unheard = 10 * time.Second
-	// h2Waiting is how many requests wait for one connection to be made.
-	h2Waiting = 100
-)
-
-// threadH2 is what a thread keeps for HTTP/2.
-type threadH2 struct {
-	groups   map[*endpoint]*groupH2
-	streams  freelist[streamH2, *streamH2]
-	requests freelist[requestH2, *requestH2]
-}
+// h2Waiting is how many requests wait for one connection to be made.
+const h2Waiting = 100
 
 // groupH2 is a thread's connections to one backend.
 type groupH2 struct {
@@ -81,9 +69,6 @@ func (t *thread) roomH2(e *endpoint, limits *lb.PoolLimits) (*clientH2, *Error) 
 	g := t.h2.groups[e]
 	if g == nil {
 		g = &groupH2{streams: h2Waiting}
-		if t.h2.groups == nil {
-			t.h2.groups = map[*endpoint]*groupH2{}
-		}
 		t.h2.groups[e] = g
 	}
 	for _, c := range g.conns {
@@ -359,7 +344,7 @@ func (c *clientH2) wait() {
 	if c.closed {
 		return
 	}
-	d := h2StallCheck
+	d := c.thread.h2.times.check
 	if c.conn.Streams() == 0 {
 		now := c.thread.loop.Now()
 		d = max(0, min(c.quiet+c.limits.IdleTimeout, c.born+c.maxAge)-now)
@@ -388,13 +373,13 @@ func (c *clientH2) Expired(*loop.Timer) {
 
 // alive asks a backend that has been silent for long.
 func (c *clientH2) alive(now time.Duration) bool {
-	switch {
-	case now-c.heard < h2Unheard:
+	switch unheard := c.thread.h2.times.unheard; {
+	case now-c.heard < unheard:
 		c.asked = 0
 	case c.asked == 0:
 		c.asked = now
 		c.conn.Ping()
-	case now-c.asked >= h2Unheard:
+	case now-c.asked >= unheard:
 		return false
 	}
 	return true
@@ -408,7 +393,7 @@ func (c *clientH2) dropStalled(now time.Duration) {
 			r.sent, r.stalled = s.Sent(), now
 			return
 		}
-		if now-r.stalled < h2Stall {
+		if now-r.stalled < c.thread.h2.times.stall {
 			return
 		}
 		x := r.detach()

@@ -29,17 +29,8 @@ type serverH2 struct {
 	lingered int
 }
 
-// Time-outs of HTTP/2 connections.
-const (
-	h2IdleTimeout = 5 * time.Minute
-	h2StallCheck  = 5 * time.Second
-	// h2Stall is how long a peer may give no window for what waits.
-	h2Stall = 30 * time.Second
-	// h2DrainWait is how long a client may take to see the first GOAWAY.
-	h2DrainWait = time.Second
-	// h2Ahead is how much is handed to the transport before the kernel took it.
-	h2Ahead = 64 << 10
-)
+// h2Ahead is how much is handed to the transport before the kernel took it.
+const h2Ahead = 64 << 10
 
 // streamH2 is one request of a serverH2.
 type streamH2 struct {
@@ -447,15 +438,16 @@ func (c *serverH2) wait() {
 		return
 	}
 	l := c.thread.loop
-	d := h2StallCheck
+	times := &c.thread.h2.times
+	d := times.check
 	if c.conn.Streams() == 0 {
-		d = c.quiet + h2IdleTimeout - l.Now()
+		d = c.quiet + times.idle - l.Now()
 	}
 	if c.partial >= 0 {
-		d = min(d, c.partial+headTimeout-l.Now())
+		d = min(d, c.partial+c.thread.proxy.times.head-l.Now())
 	}
 	if c.conn.GoingAway() {
-		d = min(d, h2DrainWait)
+		d = min(d, times.drain)
 	}
 	l.Set(&c.timer, max(d, loop.Tick), c)
 }
@@ -467,8 +459,8 @@ func (c *serverH2) Expired(*loop.Timer) {
 	case c.state == serverLinger:
 		c.cutOff()
 		return
-	case c.partial >= 0 && now-c.partial >= headTimeout,
-		c.conn.Streams() == 0 && now-c.quiet >= h2IdleTimeout:
+	case c.partial >= 0 && now-c.partial >= c.thread.proxy.times.head,
+		c.conn.Streams() == 0 && now-c.quiet >= c.thread.h2.times.idle:
 		c.conn.Close(h2.NoError)
 	case c.conn.GoingAway():
 		c.conn.DrainNow()
@@ -486,7 +478,7 @@ func (c *serverH2) dropStalled(now time.Duration) {
 			st.sent, st.stalled = s.Sent(), now
 			return
 		}
-		if now-st.stalled < h2Stall {
+		if now-st.stalled < c.thread.h2.times.stall {
 			return
 		}
 		st.endStream(h2.Cancel)
@@ -525,7 +517,7 @@ func (c *serverH2) startLinger() {
 	c.t.Resume()
 	c.t.CloseWrite()
 	c.thread.loop.Stop(&c.timer)
-	c.thread.loop.Set(&c.timer, lingerTimeout, c)
+	c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
 }
 
 // cutOff closes now and takes the connection out of the books, once.

@@ -48,7 +48,7 @@ func newThread(p *Proxy, index int) (*thread, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &thread{proxy: p, index: index, loop: l, text: make([]byte, 0, 4<<10), listeners: map[int]*acceptor{}}
+	t := &thread{proxy: p, index: index, loop: l, h2: newThreadH2(), text: make([]byte, 0, 4<<10), listeners: map[int]*acceptor{}}
 	l.Set(&t.sweeper, sweepEvery, t)
 	return t, nil
 }
