@@ -31,11 +31,13 @@ routes:
   - { match: { path: /two/ }, pool: two }
   - { match: { path: /none/ }, pool: none }
   - { match: { path: /hang/ }, pool: hang }
+  - { match: { path: /both/ }, pool: both }
   - { match: { path: /slow/ }, timeout: { request: 500ms }, pool: app }
   - pool: app
 pools:
   app: { backends: [%[1]q] }
   two: { backends: [%[2]q, %[1]q] }
+  both: { backends: [%[3]q, %[1]q], connections: { connect_timeout: 300ms } }
   none: { backends: [%[2]q] }
   hang: { backends: [%[3]q], connections: { connect_timeout: 300ms } }
 `, o.ln.Addr().String(), freeAddr(), hangingAddr(t)))

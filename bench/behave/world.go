@@ -22,8 +22,8 @@ type world struct {
 	proxy  string
 	origin *origin
 	// second says that the proxy routes /two/ to a dead backend and the origin,
-	// /slow/ to the origin with a response time-out of a second, /hang/ to an
-	// address that never accepts and /none/ to a dead one.
+	// /none/ to the dead one, /hang/ to an address that never accepts, /both/ to
+	// that and the origin, /slow/ to the origin with a short response time-out.
 	second bool
 	// headTimeout is how long the proxy waits for a whole head; 0: longer than a
 	// case should take.
