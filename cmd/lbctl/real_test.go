@@ -61,6 +61,7 @@ func TestRealDaemon(t *testing.T) {
 			"fetch":   r.cmd((*rig).fetch),
 			"hold":    r.cmd((*rig).hold),
 			"release": r.cmd((*rig).release),
+			"lost":    r.cmd((*rig).lost),
 			"pids":    r.cmd((*rig).pids),
 			"await":   r.cmd((*rig).await),
 			"match":   r.cmd((*rig).match),
@@ -216,8 +217,8 @@ func get(url string) (int, string, error) {
 func (r *rig) hold(args []string) {
 	r.held.Go(func() {
 		code, body, err := get(args[0] + "/hold")
-		if err != nil || code != 200 {
-			err = fmt.Errorf("held request: %d %s %w", code, body, err)
+		if err == nil && code != 200 {
+			err = fmt.Errorf("held request: %d %s", code, body)
 		}
 		r.failed <- err
 	})
@@ -233,6 +234,16 @@ func (r *rig) release(args []string) {
 	close(r.gates[args[0]])
 	delete(r.gates, args[0])
 	r.ts.Check(<-r.failed)
+}
+
+// lost NAME wants the held request to have failed: its connection was closed.
+func (r *rig) lost(args []string) {
+	err := <-r.failed
+	close(r.gates[args[0]])
+	delete(r.gates, args[0])
+	if err == nil {
+		r.ts.Fatalf("the held request was answered")
+	}
 }
 
 // pids NAME remembers the processes of the crew.

@@ -187,7 +187,7 @@ func (n *Node) switchTo(ctx context.Context, then running, files map[string][]by
 		return &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err}
 	}
 	return n.do(func() {
-		n.running, n.saving = then, nil
+		n.running, n.saving, n.loading = then, nil, nil // the disk is well again
 		n.paths.force = true
 		n.acceptedHere(e)
 		n.event(lb.Event{Kind: "config.applied", Subject: then.generation.String(), Detail: e.action + " by " + e.by})

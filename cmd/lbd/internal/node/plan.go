@@ -2,8 +2,10 @@ package node
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/cirque-lb/lb"
 )
@@ -47,6 +49,7 @@ func Plan(f Facts) Decision {
 		d.Weight = slots // configured ones: a worker's crash moves no row
 	}
 	d.Notes = append(d.Notes, configNotes(f.Config)...)
+	d.Notes = append(d.Notes, orphanNotes(f.Config, f.Overlay)...)
 	return d
 }
 
@@ -131,4 +134,34 @@ func configNotes(c *lb.Config) []string {
 		}
 	}
 	return notes
+}
+
+// maxNamed bounds how many names a line has.
+const maxNamed = 5
+
+// orphanNotes names the backends that have orders and are not configured: they
+// come back as they went.
+func orphanNotes(c *lb.Config, o Overlay) []string {
+	if len(o.Backends) == 0 {
+		return nil
+	}
+	orphans := map[string]bool{}
+	for id := range o.Backends {
+		orphans[id.String()] = true
+	}
+	for _, p := range c.Pools {
+		for _, b := range p.Backends {
+			delete(orphans, b.ID(p.Name).String())
+		}
+	}
+	names := slices.Sorted(maps.Keys(orphans))
+	if len(names) == 0 {
+		return nil
+	}
+	more := ""
+	if len(names) > maxNamed {
+		more = fmt.Sprintf(" and %d more", len(names)-maxNamed)
+		names = names[:maxNamed]
+	}
+	return []string{"orders are kept for backends that are not configured: " + strings.Join(names, ", ") + more}
 }
