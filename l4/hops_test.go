@@ -46,6 +46,7 @@ func TestTheChainIsAskedNewestFirst(t *testing.T) {
 	known, unknown := established(t), segment("A")
 	set := func(m lb.Member) []lb.Member { return only(idleBut(m)...) }
 	one, two, three := set(edge1), set(edge2), set(edge3)
+	r := newRig(t, edge1)
 	for _, c := range []struct {
 		sentence string
 		epochs   [][]lb.Member
@@ -69,7 +70,7 @@ func TestTheChainIsAskedNewestFirst(t *testing.T) {
 		{"nobody takes new connections: an owner before gets its segments", [][]lb.Member{set(lb.Member{}), two}, unknown, redirect, lb.XDPSent, edge2, 0x10, nil},
 		{"nobody takes new connections: no SYN goes anywhere", [][]lb.Member{set(lb.Member{}), two}, segment("S"), drop, lb.XDPNoOwner, lb.Member{}, 0, nil},
 	} {
-		verdict, reason, out := newRig(t, edge1).apply(steering(edge1, c.epochs...)).run(c.frame)
+		verdict, reason, out := r.apply(steering(edge1, c.epochs...)).run(c.frame)
 		if verdict != c.verdict || reason != c.reason {
 			t.Errorf("%s: verdict %d for %s, want %d for %s", c.sentence, verdict, reason, c.verdict, c.reason)
 			continue
@@ -211,7 +212,7 @@ func TestWhatIsNoTunnelOfOursIsDropped(t *testing.T) {
 	}
 	deaf := steering(edge2, only(edge1, edge2, edge3))
 	deaf.Tags = nil
-	if verdict, reason, _ := newRig(t, edge2).apply(deaf).run(good()); verdict != drop || reason != lb.XDPBadTag {
+	if verdict, reason, _ := r.apply(deaf).run(good()); verdict != drop || reason != lb.XDPBadTag {
 		t.Errorf("without a tag of our own: verdict %d for %s, want drop for %s", verdict, reason, lb.XDPBadTag)
 	}
 }

@@ -102,10 +102,10 @@ func TestMalformedPacketsToAVIPAreDropped(t *testing.T) {
 }
 
 func TestOurOwnRowsPassWithoutALookup(t *testing.T) {
-	alone := newRig(t, edge1).apply(steering(edge1))
-	member := newRig(t, edge1).apply(steering(edge1, only(edge1)))
-	for _, f := range [][]byte{segment("S"), segment("A"), segment("FA"), segment("R"), segment6("S"), segment6("PA")} {
-		for name, r := range map[string]*rig{"without epochs": alone, "as the one member": member} {
+	r := newRig(t, edge1)
+	for name, s := range map[string]lb.Steering{"without epochs": steering(edge1), "as the one member": steering(edge1, only(edge1))} {
+		r.apply(s)
+		for _, f := range [][]byte{segment("S"), segment("A"), segment("FA"), segment("R"), segment6("S"), segment6("PA")} {
 			verdict, reason, out := r.run(f)
 			if verdict != pass || reason != lb.XDPLocal || !bytes.Equal(out, f) {
 				t.Errorf("%s: verdict %d for %s, want pass for %s, unchanged", name, verdict, reason, lb.XDPLocal)
