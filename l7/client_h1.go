@@ -27,6 +27,7 @@ type clientH1 struct {
 	born, idleSince time.Duration // of the loop's clock
 	maxAge          time.Duration
 	uses            int
+	idling          bool // to be put away when TLS is through with it
 }
 
 type clientState uint8
@@ -299,7 +300,7 @@ func (c *clientH1) whole(rest []byte, tell func(*exchange)) {
 		c.close()
 	} else {
 		c.t.Resume()
-		c.endpoint.put(c, c.limits)
+		c.putAway()
 	}
 	tell(x)
 }
@@ -381,16 +382,59 @@ func (c *clientH1) Watched() {
 		return
 	}
 	c.endpoint.idle.Add(-1)
+	if c.endpoint.secure != nil {
+		c.wake() // to read it: a session ticket is no reason to give up
+		c.putAway()
+		return
+	}
 	c.thread.counts.stale.Add(1)
 	c.close()
 }
 
 // secure is TLS's part of connecting.
 func (c *clientH1) secure() {
-	x := c.x
-	c.detach()
-	c.close()
-	x.upstreamFailed(&Error{Status: 502, Source: FromUpstream, Reason: lb.UpstreamTLS, Err: errors.New("not built yet"), kind: failedConnect})
+	c.t = c.endpoint.secure.start(c.thread, &c.conn, c, func(err error) {
+		x := c.x
+		if err != nil {
+			c.detach()
+			c.close()
+			x.upstreamFailed(tlsError(err))
+			return
+		}
+		c.expect(x)
+		x.connected()
+	})
 }
 
-type clientTLS struct{}
+// rest makes an idle connection leave its socket alone until something
+// happens: a sibling may steal it.
+func (c *clientH1) rest() {
+	c.conn.Use(c)
+	c.conn.Watch(true)
+}
+
+// wake takes rest back.
+func (c *clientH1) wake() {
+	c.conn.Watch(false)
+	if secure, ok := c.t.(*tlsConn); ok {
+		c.conn.Use(secure)
+	}
+}
+
+// putAway makes the connection available to all threads: at once, or when TLS,
+// which is at work below us, has settled.
+func (c *clientH1) putAway() {
+	if c.endpoint.secure != nil {
+		c.idling = true
+		return
+	}
+	c.endpoint.put(c, c.limits)
+}
+
+// Settled is the TLS transport's.
+func (c *clientH1) Settled() {
+	if c.idling && c.state == clientIdle {
+		c.idling = false
+		c.endpoint.put(c, c.limits)
+	}
+}

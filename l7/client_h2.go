@@ -154,7 +154,13 @@ func (c *clientH2) settle() {
 
 // secure is TLS's part of connecting.
 func (c *clientH2) secure() {
-	c.fail(&Error{Status: 502, Source: FromUpstream, Reason: lb.UpstreamTLS, Err: errors.New("not built yet"), kind: failedConnect})
+	c.t = c.endpoint.secure.start(c.thread, &c.socket, c, func(err error) {
+		if err != nil {
+			c.fail(tlsError(err))
+			return
+		}
+		c.begin()
+	})
 }
 
 // fail ends a connection that could not be made.

@@ -61,12 +61,12 @@ func newEndpoint(key endpointKey, threads int) (*endpoint, error) {
 
 // put makes c available to all threads.
 func (e *endpoint) put(c *clientH1, limits *lb.PoolLimits) {
-	if e.retired.Load() || e.idle.Load() >= int64(limits.Idle) {
+	if e.retired.Load() || e.idle.Load() >= int64(limits.Idle) || c.t.Buffered() > 0 {
 		c.close()
 		return
 	}
 	c.idleSince = c.thread.loop.Now()
-	c.conn.Watch(true)
+	c.rest()
 	e.idle.Add(1)
 	s := &e.shards[c.thread.index]
 	s.mu.Lock()
@@ -86,7 +86,7 @@ func (e *endpoint) take(t *thread) *clientH1 {
 	s.mu.Unlock()
 	if c != nil {
 		e.idle.Add(-1)
-		c.conn.Watch(false)
+		c.wake()
 		return c
 	}
 	for i := range e.shards {
@@ -144,12 +144,16 @@ func (e *endpoint) steal(s *shard, t *thread) *clientH1 {
 			continue
 		}
 		t.counts.takeovers.Add(1)
-		moved := &clientH1{thread: t, endpoint: e, born: t.loop.Now() - (c.thread.loop.Now() - c.born), maxAge: c.maxAge, limits: c.limits, uses: c.uses}
+		moved := &clientH1{thread: t, endpoint: e, born: c.born, maxAge: c.maxAge, limits: c.limits, uses: c.uses}
 		if err := moved.conn.Init(t.loop, fd, moved); err != nil {
 			e.open.Add(-1)
 			return nil
 		}
 		moved.t = &moved.conn
+		if secure, ok := c.t.(*tlsConn); ok {
+			secure.moveTo(t, &moved.conn, moved)
+			moved.t = secure
+		}
 		return moved
 	}
 }

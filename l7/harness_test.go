@@ -26,12 +26,14 @@ type lab struct {
 	proxy *Proxy
 	addr  string
 	stop  context.CancelFunc
+	files map[string][]byte
 }
 
 // options of a lab.
 type labOptions struct {
 	threads int
 	filters map[string]Filter
+	files   map[string][]byte // that the document names
 }
 
 // startLab runs a proxy with a configuration; $NAME in it is replaced by vars.
@@ -45,7 +47,7 @@ func startLab(t testing.TB, o labOptions, document string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, proxy: p}
+	l := &lab{t: t, proxy: p, files: o.files}
 	l.configure(document)
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stop = cancel
@@ -66,7 +68,7 @@ func (l *lab) configure(document string) {
 	if err != nil {
 		l.t.Fatalf("%v\n%s", err, document)
 	}
-	s, err := l.proxy.Prepare(1, config, nil)
+	s, err := l.proxy.Prepare(1, config, l.files)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -339,11 +341,16 @@ func (p *peer) closeWrite() { p.Conn.(*net.TCPConn).CloseWrite() }
 // hurried is a lab whose connections wait for little.
 func hurried(t testing.TB, head, keepAlive time.Duration, document string) *lab {
 	l := startLab(t, labOptions{}, document)
+	l.hurry(times{head, keepAlive, 200 * time.Millisecond, handshakeTimeout})
+	return l
+}
+
+// hurry changes the time-outs of a lab with one thread.
+func (l *lab) hurry(to times) {
 	done := make(chan struct{})
 	l.proxy.threads[0].loop.Post(func() {
-		l.proxy.times = times{head, keepAlive, 200 * time.Millisecond}
+		l.proxy.times = to
 		close(done)
 	})
 	<-done
-	return l
 }

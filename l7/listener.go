@@ -126,5 +126,4 @@ func (l *clientList) each(f func(clientConn)) {
 
 // Not built yet.
 
-func (t *thread) serveTLS(fd int, c *client, l *listener) { unix.Close(fd); c.gone() }
 func (t *thread) serveTCP(fd int, c *client, l *listener) { unix.Close(fd); c.gone() }

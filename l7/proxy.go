@@ -42,6 +42,8 @@ type Proxy struct {
 
 	view        atomic.Pointer[view]
 	connections atomic.Int64 // of clients
+	handshakes  gate
+	tickets     tickets
 	blocking    atomic.Int64 // filters' phases that run off the loops
 	drains      atomic.Bool
 	drained     atomic.Bool // and no loop accepts any more

@@ -87,6 +87,14 @@ func (t *thread) serveH1(fd int, client *client) {
 	t.loop.Set(&s.timer, t.proxy.times.head, s)
 }
 
+// serveH1Over makes an HTTP/1 connection of TLS.
+func (t *thread) serveH1Over(tr *tlsConn, client *client) {
+	s := &serverH1{thread: t, client: client, t: tr, noPreface: client.security.ALPN != ""}
+	tr.Use(s)
+	t.clients.add(s)
+	t.loop.Set(&s.timer, t.proxy.times.head, s)
+}
+
 // Received is the transport's.
 func (s *serverH1) Received(p []byte) {
 	if len(s.held) > 0 || s.consuming {

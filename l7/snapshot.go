@@ -22,7 +22,9 @@ type Snapshot struct {
 // listener is a listener as it is built into a snapshot.
 type listener struct {
 	config *lb.Listener
-	routes []*Route // those that may match here, in order
+	routes []*Route   // those that may match here, in order
+	secure *serverTLS // nil: plain
+	pool   *Pool      // of protocol tcp
 }
 
 // Prepare builds everything that cfg says, or fails and changes nothing. files
@@ -45,7 +47,14 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		pools[c.Name] = pool
 	}
 	for _, c := range cfg.Listeners {
-		s.listeners[c.Name] = &listener{config: c}
+		l := &listener{config: c, pool: pools[c.Pool]}
+		if c.TLS != nil {
+			var err error
+			if l.secure, err = p.buildServerTLS(c.TLS, files); err != nil {
+				return nil, fmt.Errorf("listener %s: %w", c.Name, err)
+			}
+		}
+		s.listeners[c.Name] = l
 	}
 	for i, c := range cfg.Routes {
 		r, err := p.buildRoute(c, pools)
@@ -163,6 +172,11 @@ func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*e
 	e, err := newEndpoint(key, len(p.threads))
 	if err != nil {
 		return nil, err
+	}
+	if !key.plain {
+		if e.secure, err = buildClientTLS(&key, files); err != nil {
+			return nil, err
+		}
 	}
 	p.endpoints[key] = e
 	return e, nil

@@ -12,12 +12,13 @@ const (
 	headTimeout      = 10 * time.Second // a request's head, whole
 	keepAliveTimeout = 75 * time.Second
 	lingerTimeout    = 2 * time.Second
+	handshakeTimeout = 10 * time.Second // of a client
 )
 
-// times are those of HTTP/1 connections; tests are less patient.
-type times struct{ head, keepAlive, linger time.Duration }
+// times are those of client connections; tests are less patient.
+type times struct{ head, keepAlive, linger, handshake time.Duration }
 
-var usualTimes = times{headTimeout, keepAliveTimeout, lingerTimeout}
+var usualTimes = times{headTimeout, keepAliveTimeout, lingerTimeout, handshakeTimeout}
 
 // waitFor is what an exchange's timer waits for.
 type waitFor uint8

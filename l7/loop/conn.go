@@ -146,7 +146,7 @@ func (c *Conn) read() bool {
 		return false
 	}
 	c.user.Received(c.loop.input[:n])
-	return n < len(c.loop.input) && !c.paused && !c.closed && !c.ending
+	return n < len(c.loop.input) && !c.paused && !c.closed && !c.ending && !c.watched
 }
 
 // socketError is why the connection died.

@@ -1,0 +1,637 @@
+package l7
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// authority signs certificates for tests.
+type authority struct {
+	t    testing.TB
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pem  []byte
+}
+
+func newAuthority(t testing.TB, name string) *authority {
+	a := &authority{t: t, key: newKey(t)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cert, _ = x509.ParseCertificate(der)
+	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return a
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// issue makes a certificate for names and addresses; PEM of both halves.
+func (a *authority) issue(subject string, names ...string) (cert, key []byte) {
+	k := newKey(a.t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: subject}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	for _, n := range names {
+		if ip := net.ParseIP(n); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else {
+			template.DNSNames = append(template.DNSNames, n)
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+}
+
+func (a *authority) pair(subject string, names ...string) tls.Certificate {
+	cert, key := a.issue(subject, names...)
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return pair
+}
+
+func (a *authority) pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(a.cert)
+	return p
+}
+
+// secured is pool behind an https listener; more is put into its tls.
+func secured(more string, backends ...string) string {
+	return strings.Replace(pool(backends...), `bind: "127.0.0.1:1"`,
+		`bind: "127.0.0.1:1", protocol: https, tls: { certificates: [{ cert: a.pem, key: a.key }]`+more+` }`, 1)
+}
+
+// startSecure runs a proxy with a certificate for a.example.
+func startSecure(t testing.TB, a *authority, o labOptions, document string) *lab {
+	if o.files == nil {
+		o.files = map[string][]byte{}
+	}
+	if o.files["a.pem"] == nil {
+		o.files["a.pem"], o.files["a.key"] = a.issue("a", "a.example")
+	}
+	return startLab(t, o, document)
+}
+
+// dialTLS shakes hands with the proxy.
+func (l *lab) dialTLS(config *tls.Config) (*peer, *tls.Conn) {
+	l.t.Helper()
+	raw, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { raw.Close() })
+	c := tls.Client(raw, config)
+	raw.SetDeadline(time.Now().Add(patience))
+	if err := c.Handshake(); err != nil {
+		l.t.Fatal(err)
+	}
+	return &peer{t: l.t, Conn: c, r: bufio.NewReader(c)}, c
+}
+
+var versions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+func TestTLSServesHTTP1AndHTTP2(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := startOrigin(t, answering(ok))
+	l := startSecure(t, a, labOptions{threads: 2}, secured("", o.addr))
+	for name, version := range versions {
+		for _, proto := range []string{"", "http/1.1", "h2"} {
+			t.Run(name+" "+proto, func(t *testing.T) {
+				config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version}
+				if proto != "" {
+					config.NextProtos = []string{proto}
+				}
+				if proto == "h2" {
+					tr := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true,
+						DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { return net.Dial(network, l.addr) }}
+					defer tr.CloseIdleConnections()
+					for range 3 {
+						wantGet(t, tr, "HTTP/2.0")
+					}
+					return
+				}
+				p, c := l.dialTLS(config)
+				for range 3 {
+					p.get("/").want(t, "200", "ok")
+				}
+				if got := c.ConnectionState().NegotiatedProtocol; got != proto {
+					t.Errorf("protocol: got %q, want %q", got, proto)
+				}
+			})
+		}
+	}
+}
+
+func wantGet(t *testing.T, tr *http.Transport, proto string) {
+	t.Helper()
+	res, err := (&http.Client{Transport: tr, Timeout: patience}).Get("https://a.example/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if res.Proto != proto || res.StatusCode != 200 || string(body) != "ok" || err != nil {
+		t.Errorf("got %s %d %q %v", res.Proto, res.StatusCode, body, err)
+	}
+}
+
+// dripping hands what a client writes to the connection's loop in pieces, as if
+// the network had cut it so.
+type dripping struct {
+	net.Conn
+	loop  *loop.Loop
+	to    loop.User
+	piece int
+}
+
+func (d *dripping) Write(p []byte) (int, error) {
+	for i := 0; i < len(p); i += d.piece {
+		part := append([]byte(nil), p[i:min(len(p), i+d.piece)]...)
+		d.loop.Post(func() { d.to.Received(part) })
+	}
+	return len(p), nil
+}
+
+// echoTLS is a user that says everything back, and pauses now and then.
+type echoTLS struct {
+	c     *tlsConn
+	n     int
+	loop  *loop.Loop
+	ended chan error
+}
+
+func (e *echoTLS) Received(p []byte) {
+	e.c.Write(p)
+	if e.n++; e.n%3 == 0 {
+		e.c.Pause()
+		e.loop.Post(e.c.Resume)
+	}
+}
+func (e *echoTLS) Ended(err error) { e.ended <- err }
+func (e *echoTLS) Drained()        {}
+
+// startEcho makes a TLS server of one end of a socket pair; the client's bytes
+// come in pieces.
+func startEcho(t *testing.T, l *lab, piece int, config *tls.Config) (*tls.Conn, *echoTLS) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	th := l.proxy.threads[0]
+	e := &echoTLS{loop: th.loop, ended: make(chan error, 4)}
+	made := make(chan *tlsConn)
+	th.loop.Post(func() {
+		raw := new(loop.Conn)
+		if err := raw.Init(th.loop, fds[0], nil); err != nil {
+			panic(err)
+		}
+		secure := l.proxy.view.Load().listeners["web"].secure
+		e.c = th.startTLS(raw, func(w *wire) *tls.Conn {
+			w.server = secure
+			return tls.Server(w, secure.base)
+		}, func(err error) {
+			if err != nil {
+				e.ended <- err
+			}
+		})
+		e.c.Use(e)
+		made <- e.c
+	})
+	c := <-made
+	conn := fileConn(t, fds[1])
+	t.Cleanup(func() { conn.Close(); th.loop.Post(c.Close) })
+	conn.SetDeadline(time.Now().Add(patience))
+	return tls.Client(&dripping{conn, th.loop, c, piece}, config), e
+}
+
+func fileConn(t *testing.T, fd int) net.Conn {
+	f := os.NewFile(uintptr(fd), "pair")
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func TestTLSReadsRecordsInPieces(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	for name, version := range versions {
+		for _, piece := range []int{1, 2, 3, 4, 5, 6, 7, 1000, 1 << 20} {
+			t.Run(fmt.Sprint(name, " ", piece), func(t *testing.T) {
+				c, _ := startEcho(t, l, piece, &tls.Config{RootCAs: a.pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version})
+				sizes := []int{1, 100, 1 << 10}
+				if piece >= 1000 {
+					sizes = append(sizes, 16<<10, 1<<20)
+				}
+				for _, size := range sizes {
+					sent := make([]byte, size)
+					rand.Read(sent)
+					var writing sync.WaitGroup
+					writing.Go(func() { c.Write(sent) })
+					got := make([]byte, size)
+					if _, err := io.ReadFull(c, got); err != nil || string(got) != string(sent) {
+						t.Errorf("%d bytes: came back differently, %v", size, err)
+					}
+					writing.Wait()
+				}
+			})
+		}
+	}
+}
+
+func TestTLSTellsTruncationFromTheEnd(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	for _, c := range []struct {
+		name   string
+		notify bool
+		want   error
+	}{{"close_notify", true, io.EOF}, {"a mere FIN", false, errTruncated}} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, e := startEcho(t, l, 5, &tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+			conn.Write([]byte("hello"))
+			io.ReadFull(conn, make([]byte, 5))
+			if c.notify {
+				conn.CloseWrite()
+			}
+			e.loop.Post(func() { e.c.Ended(io.EOF) })
+			if got := <-e.ended; got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestTLSChoosesCertificatesByName(t *testing.T) {
+	a := newAuthority(t, "ca")
+	files := map[string][]byte{}
+	for name, names := range map[string][]string{"a": {"a.example"}, "b": {"b.example", "*.b.example"}, "c": {"www.b.example"}} {
+		files[name+".pem"], files[name+".key"] = a.issue(name, names...)
+	}
+	document := strings.Replace(secured("", "127.0.0.1:9"), "key: a.key }", "key: a.key }, { cert: b.pem, key: b.key }, { cert: c.pem, key: c.key }", 1)
+	l := startSecure(t, a, labOptions{files: files}, document)
+	for name, want := range map[string]string{
+		"a.example": "a", "A.Example": "a", "b.example": "b", "x.b.example": "b", "www.b.example": "c", "x.y.b.example": "a", "other": "a", "": "a",
+	} {
+		_, c := l.dialTLS(&tls.Config{InsecureSkipVerify: true, ServerName: name})
+		if got := c.ConnectionState().PeerCertificates[0].Subject.CommonName; got != want {
+			t.Errorf("%q: got certificate %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestTLSDemandsClientCertificates(t *testing.T) {
+	a, clients, strangers := newAuthority(t, "ca"), newAuthority(t, "clients"), newAuthority(t, "strangers")
+	seen := make(chan string, 8)
+	look := Filter{Request: func(s *Session) (*Response, error) { seen <- s.Request.Certificate; return nil, nil }}
+	o := startOrigin(t, answering(ok))
+	document := strings.Replace(secured(", client_ca: ca.pem", o.addr), "pool: app", "filters: [look], pool: app", 1)
+	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": clients.pem}, filters: map[string]Filter{"look": look}}, document)
+	base := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+
+	good := base.Clone()
+	good.Certificates = []tls.Certificate{clients.pair("me")}
+	p, _ := l.dialTLS(good)
+	p.get("/").want(t, "200", "ok")
+	if got := <-seen; got != "CN=me" {
+		t.Errorf("certificate: got %q", got)
+	}
+	bad := base.Clone()
+	bad.Certificates = []tls.Certificate{strangers.pair("me")}
+	for name, config := range map[string]*tls.Config{"none": base, "a stranger's": bad} {
+		raw, err := net.Dial("tcp", l.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := tls.Client(raw, config)
+		c.SetDeadline(time.Now().Add(patience))
+		c.Handshake() // TLS 1.3 tells it with the first read
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%s: got %v, want an alert", name, err)
+		}
+		raw.Close()
+	}
+}
+
+func TestTLSRefusesOldVersionsAndPlainText(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured(`, min_version: "1.3"`, "127.0.0.1:9"))
+	raw, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	err = tls.Client(raw, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}).Handshake()
+	if err == nil || !strings.Contains(err.Error(), "protocol version") {
+		t.Errorf("TLS 1.2: got %v", err)
+	}
+	p := l.dial().say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	if got := p.rest(); !strings.HasPrefix(got, "HTTP/1.0 400") {
+		t.Errorf("plain text: got %q", got)
+	}
+	l.dial().say("\x16\x03\x01\x00\x05hello").refused(t)
+}
+
+// refused wants an alert, perhaps, and the connection's end.
+func (p *peer) refused(t testing.TB) {
+	t.Helper()
+	if got := p.rest(); len(got) > 32 {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestTLSHandshakesEndInTime(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	quick := usualTimes
+	quick.handshake = 50 * time.Millisecond
+	l.hurry(quick)
+	l.dial().ended(t)
+	l.dial().say("\x16\x03\x01\x02\x00").ended(t)
+	p := l.dial() // gone before it began
+	p.Close()
+	l.settled()
+}
+
+// settled waits until no client is left.
+func (l *lab) settled() {
+	l.t.Helper()
+	for deadline := time.Now().Add(patience); l.proxy.connections.Load() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			l.t.Fatalf("%d connections are left", l.proxy.connections.Load())
+		}
+	}
+}
+
+func TestTLSSessionsOutliveReloadsAndProxies(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := startOrigin(t, answering(ok))
+	files := map[string][]byte{"ca.pem": a.pem}
+	one := startSecure(t, a, labOptions{files: files}, secured("", o.addr))
+	two := startSecure(t, a, labOptions{files: files}, secured("", o.addr))
+	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example", ClientSessionCache: tls.NewLRUClientSessionCache(8), Certificates: []tls.Certificate{a.pair("me")}}
+	resumes := func(l *lab) bool {
+		p, c := l.dialTLS(config)
+		p.get("/").want(t, "200", "ok")
+		return c.ConnectionState().DidResume
+	}
+	wants := func(what string, l *lab, want bool) {
+		t.Helper()
+		if got := resumes(l); got != want {
+			t.Errorf("%s: resumed %v, want %v", what, got, want)
+		}
+	}
+	wants("the first", one, false)
+	wants("the second", one, true)
+	one.configure(secured("", o.addr))
+	wants("after a reload", one, true)
+	wants("at another proxy with keys of its own", two, false)
+	keys := [][32]byte{{1}, {2}}
+	one.proxy.SetTicketKeys(keys)
+	two.proxy.SetTicketKeys(keys)
+	wants("keys were changed", one, false)
+	wants("at another proxy with the same keys", two, true)
+	one.proxy.SetTicketKeys([][32]byte{{3}, {1}})
+	wants("the keys were rotated", one, true)
+	two.configure(secured(", client_ca: ca.pem", o.addr))
+	wants("another client CA", two, false)
+	wants("another client CA, again", two, true)
+}
+
+// secureOrigin is a scripted backend behind TLS.
+func secureOrigin(t testing.TB, config *tls.Config, script func(p *peer, c *tls.Conn)) *origin {
+	return startOrigin(t, func(p *peer) {
+		c := tls.Server(p.Conn, config)
+		p.SetDeadline(time.Now().Add(patience))
+		if c.Handshake() == nil {
+			script(&peer{t: t, Conn: c, r: bufio.NewReader(c), number: p.number}, c)
+		}
+	})
+}
+
+// toSecure is pool with tls to the backends.
+func toSecure(tlsKeys, protocol string, backends ...string) string {
+	return strings.Replace(pool(backends...), "app: {", "app: { protocol: "+protocol+", tls: {"+tlsKeys+"},", 1)
+}
+
+func TestTLSToBackends(t *testing.T) {
+	a, clients, strangers := newAuthority(t, "ca"), newAuthority(t, "clients"), newAuthority(t, "strangers")
+	var mu sync.Mutex
+	var names []string
+	config := &tls.Config{Certificates: []tls.Certificate{a.pair("o", "origin.example", "127.0.0.1")}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients.pool(), NextProtos: []string{"http/1.1"}}
+	o := secureOrigin(t, config, func(p *peer, c *tls.Conn) {
+		s := c.ConnectionState()
+		name := s.ServerName
+		if len(s.PeerCertificates) > 0 {
+			name += " from " + s.PeerCertificates[0].Subject.CommonName
+		}
+		mu.Lock()
+		names = append(names, name)
+		mu.Unlock()
+		answering(ok)(p)
+	})
+	files := map[string][]byte{"ca.pem": a.pem, "strangers.pem": strangers.pem}
+	files["c.pem"], files["c.key"] = clients.issue("lb")
+	for _, c := range []struct{ name, tls, status, seen string }{
+		{"by address", " ca: ca.pem ", "200", ""},
+		{"by name", " ca: ca.pem, server_name: origin.example ", "200", "origin.example"},
+		{"with a certificate", " ca: ca.pem, cert: c.pem, key: c.key, server_name: origin.example ", "200", "origin.example from lb"},
+		{"another name", " ca: ca.pem, server_name: other.example ", "502", ""},
+		{"another CA", " ca: strangers.pem ", "502", ""},
+		{"the system's CAs", " ", "502", ""},
+		{"unverified", " insecure: true ", "200", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			names = nil
+			l := startLab(t, labOptions{files: files}, toSecure(c.tls, "http1", o.addr))
+			p := l.dial()
+			for range 3 {
+				if got := p.get("/"); !strings.Contains(got.status, c.status) {
+					t.Fatalf("got %q %q", got.status, got.body)
+				}
+			}
+			if c.status == "200" && (len(names) != 1 || names[0] != c.seen) {
+				t.Errorf("the backend saw %q, want %q once", names, c.seen)
+			}
+		})
+	}
+}
+
+func TestTLSToBackendsWantsTheirProtocol(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) { answering(ok)(p) })
+	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http2", o.addr))
+	if got := l.dial().get("/"); !strings.Contains(got.status, "502") {
+		t.Errorf("got %q", got.status)
+	}
+}
+
+func TestTLSToHTTP2Backends(t *testing.T) {
+	a := newAuthority(t, "ca")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{TLSConfig: &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto); io.Copy(w, r.Body) })}
+	var serving sync.WaitGroup
+	serving.Go(func() { s.ServeTLS(ln, "", "") })
+	t.Cleanup(func() { s.Close(); serving.Wait() })
+	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http2", ln.Addr().String()))
+	p := l.dial()
+	for range 3 {
+		p.get("/").want(t, "200", "HTTP/2.0")
+	}
+	body := strings.Repeat("x", 3<<20)
+	p.say(fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", len(body)))
+	var writing sync.WaitGroup
+	writing.Go(func() { p.say(body) })
+	p.response().want(t, "200", "HTTP/2.0"+body)
+	writing.Wait()
+}
+
+func TestTLSTruncatedResponsesNeverLookComplete(t *testing.T) {
+	a := newAuthority(t, "ca")
+	for _, c := range []struct {
+		name   string
+		notify bool
+	}{{"close_notify", true}, {"a mere FIN", false}} {
+		t.Run(c.name, func(t *testing.T) {
+			o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, conn *tls.Conn) {
+				p.request()
+				p.say("HTTP/1.1 200 OK\r\n\r\nhalf a bo")
+				if c.notify {
+					conn.CloseWrite()
+				} else {
+					conn.NetConn().(*net.TCPConn).CloseWrite()
+				}
+				p.rest()
+			})
+			l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http1", o.addr))
+			r := l.dial().get("/")
+			if whole := r.body == "half a bo"; whole != c.notify {
+				t.Errorf("got %q, complete is %v", r.body, c.notify)
+			}
+		})
+	}
+}
+
+// Sessions, tickets and steals: TLS backends keep their connections, although
+// each brings a ticket while it is idle, whichever thread needs one.
+func TestTLSBackendConnectionsAreReused(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) { answering(ok)(p) })
+	l := startSecure(t, a, labOptions{threads: 2, files: map[string][]byte{"ca.pem": a.pem}},
+		strings.Replace(secured("", o.addr), "app: {", "app: { tls: { ca: ca.pem },", 1))
+	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+	const clients = 4
+	var running sync.WaitGroup
+	for range clients {
+		p, _ := l.dialTLS(config)
+		running.Go(func() {
+			for range 50 {
+				p.get("/").want(t, "200", "ok")
+			}
+		})
+	}
+	running.Wait()
+	if n := o.conns.Load(); n > 2*clients {
+		t.Errorf("%d connections for %d clients", n, clients)
+	}
+}
+
+func TestTLSLargeBodiesBothWays(t *testing.T) {
+	a := newAuthority(t, "ca")
+	body := make([]byte, 8<<20)
+	rand.Read(body)
+	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) {
+		for p.request() != "" {
+			got := p.body(len(body))
+			p.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(got)))
+			p.say(got)
+		}
+	})
+	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": a.pem}},
+		strings.Replace(secured("", o.addr), "app: {", "app: { tls: { ca: ca.pem },", 1))
+	for name, version := range versions {
+		t.Run(name, func(t *testing.T) {
+			p, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example", MaxVersion: version})
+			p.say(fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", len(body)))
+			p.say(string(body))
+			if r := p.response(); r.body != string(body) {
+				t.Errorf("got %d bytes that differ: %q", len(r.body), r.status)
+			}
+		})
+	}
+}
+
+func TestTLSADyingClientFreesItsHandshake(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	for range 50 {
+		l.dial().say("\x16\x03\x01\x02\x00").Close()
+	}
+	l.settled()
+	for deadline := time.Now().Add(patience); len(l.proxy.handshakes.running) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d handshakes hold the gate", len(l.proxy.handshakes.running))
+		}
+	}
+}
+
+func TestSilentHandshakesDoNotHoldTheGate(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := startOrigin(t, answering(ok))
+	l := startSecure(t, a, labOptions{}, secured("", o.addr))
+	for range 200 {
+		l.dial().say("\x16\x03\x01\x02\x00\x01")
+	}
+	p, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	p.get("/").want(t, "200", "ok")
+}
