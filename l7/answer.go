@@ -44,38 +44,58 @@ func (x *exchange) sendMade(res *Response) {
 	if len(res.Body) > 0 {
 		x.sendBody(res.Body, false)
 	}
-	x.sendTrailers(trailers)
+	x.upstreamTrailers(trailers)
 }
 
 // sendBody sends a piece of the body through the ResponseBody phases.
 func (x *exchange) sendBody(p []byte, end bool) {
+	if x.chain.blockingOut && x.hasResponseBody() {
+		x.offloadResponseBody(p, end, nil)
+		return
+	}
+	var e *Error
 	if len(x.chain.responseBody) > 0 {
-		var ok bool
-		if p, ok = x.responseBodyPhases(p, end); !ok {
-			return
-		}
+		p, e = x.responseBodyPhases(p, end)
+	}
+	x.deliver(p, end, nil, e)
+}
+
+// sendTrailers ends the body with trailers.
+func (x *exchange) sendTrailers(h Header) {
+	if x.chain.blockingOut && x.hasResponseBody() {
+		x.offloadResponseBody(nil, true, h)
+		return
+	}
+	var p []byte
+	var e *Error
+	if len(x.chain.responseBody) > 0 {
+		p, e = x.responseBodyPhases(nil, true)
+	}
+	x.deliver(p, true, h, e)
+}
+
+// deliver gives the client a piece of the body, after the phases.
+func (x *exchange) deliver(p []byte, end bool, trailers Header, e *Error) {
+	if e != nil {
+		x.dropAttempt()
+		x.abort(e)
+		return
 	}
 	x.bytesOut += int64(len(p))
-	x.down.sendBody(p, end)
+	switch {
+	case trailers != nil:
+		if len(p) > 0 {
+			x.down.sendBody(p, false)
+		}
+		x.down.sendTrailers(trailers)
+	default:
+		x.down.sendBody(p, end)
+	}
 	if end {
 		x.finish(x.failure)
 		return
 	}
 	x.pressBack()
-}
-
-// sendTrailers ends the body with trailers.
-func (x *exchange) sendTrailers(h Header) {
-	if len(x.chain.responseBody) > 0 {
-		p, ok := x.responseBodyPhases(nil, true)
-		if !ok {
-			return
-		}
-		x.bytesOut += int64(len(p))
-		x.down.sendBody(p, false)
-	}
-	x.down.sendTrailers(h)
-	x.finish(x.failure)
 }
 
 // pressBack stops the backend while the client does not read.
@@ -103,13 +123,14 @@ func (x *exchange) fail(e *Error) {
 		return
 	}
 	x.thread.loop.Stop(&x.timer)
-	if res := x.failPhases(e); res != nil {
-		x.answer(res)
-		return
-	}
+	x.failPhases(0)
+}
+
+// answerFailure is the last word: no filter had one.
+func (x *exchange) answerFailure() {
 	x.made, x.resEnd = true, true
 	x.turned = 0 // no phase shapes it
-	x.session.Response = errorResponse(x.session.Request, e)
+	x.session.Response = errorResponse(x.session.Request, x.failure)
 	x.sendHead()
 }
 

@@ -46,7 +46,7 @@ func (x *exchange) attempt() {
 
 // pick asks the pool's balancer.
 func (x *exchange) pick() {
-	b := x.view.pick(x.session.Pool, x)
+	b := x.view.pick(x.session.Pool, &x.tried)
 	if b == nil {
 		x.fail(&Error{Status: 503, Reason: lb.NoHealthyBackend})
 		return
@@ -76,7 +76,7 @@ func (x *exchange) connect(b *Backend) {
 
 // connected: the attempt has its connection, which was told to expect a request.
 func (x *exchange) connected() {
-	if x.suspended { // only an attempt that a slow filter gave up meanwhile
+	if x.hold(heldEvent{kind: heldConnected}) {
 		return
 	}
 	x.buildUpstream()
@@ -109,6 +109,29 @@ func (x *exchange) sendKept() {
 		x.inPaused = false
 		x.down.resumeBody()
 	}
+}
+
+// takeBody runs a piece of the body through the filters and passes it on.
+func (x *exchange) takeBody(p []byte, end bool, trailers Header) {
+	if x.chain.blockingIn {
+		x.offloadRequestBody(p, end, trailers)
+		return
+	}
+	var e *Error
+	if len(x.chain.requestBody) > 0 {
+		p, e = x.requestBodyPhases(p, end)
+	}
+	x.bodyTaken(p, end, trailers, e)
+}
+
+func (x *exchange) bodyTaken(p []byte, end bool, trailers Header, e *Error) {
+	if e != nil {
+		x.dropAttempt()
+		x.fail(e)
+		return
+	}
+	x.reqEnd, x.trailers = end, trailers
+	x.forward(p)
 }
 
 // forward sends a piece of the body to the backend, or keeps it until there is
@@ -185,7 +208,7 @@ func (x *exchange) attemptFailed(e *Error) {
 	case x.headSent:
 		x.abort(e)
 	case x.mayRetry(e):
-		x.retryPhases(e)
+		x.retryPhases(0, e)
 	default:
 		x.fail(e)
 	}
@@ -201,7 +224,7 @@ func (x *exchange) mayRetry(e *Error) bool {
 	if !x.keeping && !(x.reqEnd && x.bytesIn == 0) {
 		return false
 	}
-	return x.safe(e) && x.session.Pool.budget.retry(x.thread.loop)
+	return x.safe(e) && x.session.Pool.budget.retry(x.thread.loop, float64(route.Config.Retry.Budget))
 }
 
 // safe reports whether this failure is one that the route tries again after.

@@ -9,12 +9,16 @@ type chain struct {
 	requestBody                    []int
 	response, responseBody, fail   []int // last to first
 	log                            []int
+
+	blockingIn, blockingOut bool // a body phase of that direction runs off the loop
 }
 
 func newChain(filters []Filter) chain {
 	c := chain{filters: filters}
 	for i := range filters {
 		f := &filters[i]
+		c.blockingIn = c.blockingIn || f.Blocking && f.RequestBody != nil
+		c.blockingOut = c.blockingOut || f.Blocking && f.ResponseBody != nil
 		c.request = addIf(c.request, i, f.Request != nil)
 		c.requestBody = addIf(c.requestBody, i, f.RequestBody != nil)
 		c.pick = addIf(c.pick, i, f.Pick != nil)

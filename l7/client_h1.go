@@ -53,6 +53,7 @@ type answerH1 struct {
 	sent     bool   // the request, whole
 	upgrade  bool   // asked for
 	heard    bool   // a byte of the response came
+	whole    bool   // its head is parsed
 	taken    uint64 // by the kernel, before the request
 }
 
@@ -197,8 +198,9 @@ func (c *clientH1) Received(p []byte) {
 	}
 }
 
-// firstHead is how much of what came is copied at first, to find a head in.
-const firstHead = 2 << 10
+// firstHead is how much of what came is copied at first, to find a head in:
+// what is behind it, a body perhaps, is copied for nothing.
+const firstHead = 512
 
 // readHead takes bytes of the response's head and returns what is behind it.
 func (c *clientH1) readHead(p []byte) []byte {
@@ -212,7 +214,7 @@ func (c *clientH1) readHead(p []byte) []byte {
 			return nil
 		}
 		if n > 0 {
-			a.head = a.head[:n]
+			a.head, a.whole = a.head[:n], true
 			return c.head(p[n-had:])
 		}
 		p = p[take:]
@@ -226,7 +228,7 @@ func (c *clientH1) head(rest []byte) []byte {
 	r := &a.parsed
 	if r.Interim() {
 		c.x.upstreamInfo(r.Status, r.Fields)
-		a.head = a.head[:0]
+		a.head, a.whole = a.head[:0], false
 		return rest
 	}
 	a.response = Response{Status: r.Status, Version: version(r.Minor), Header: r.Fields, Length: r.Length}

@@ -31,6 +31,33 @@ func (t *thread) idleGrace() time.Duration {
 	return t.grace/2 + time.Duration(rand.Int64N(int64(t.grace/2)+1))
 }
 
+// remember and forget keep the list of what is under way.
+func (t *thread) remember(x *exchange) {
+	x.place = len(t.active)
+	t.active = append(t.active, x)
+}
+
+func (t *thread) forget(x *exchange) {
+	last := len(t.active) - 1
+	moved := t.active[last]
+	t.active[x.place], moved.place = moved, x.place
+	t.active[last] = nil
+	t.active = t.active[:last]
+}
+
+// cutBackends ends the attempts at backends that an operator disabled.
+func (t *thread) cutBackends(disabled map[lb.BackendID]bool) {
+	for i := len(t.active) - 1; i >= 0; i-- {
+		if i >= len(t.active) {
+			continue
+		}
+		if x := t.active[i]; x.up != nil && disabled[x.session.Backend.id] {
+			x.up.abort()
+			x.upstreamFailed(&Error{Status: 503, Reason: lb.NoHealthyBackend, Sent: true})
+		}
+	}
+}
+
 // cutDown ends an exchange whose connection is cut.
 func (x *exchange) cutDown() {
 	e := &Error{Status: 503, Reason: lb.Draining}

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -56,6 +57,7 @@ type exchange struct {
 	session Session
 	thread  *thread
 	number  uint64 // of the request, among all that used this exchange
+	place   int    // among the thread's
 	view    *view  // one configuration and health state for the whole request
 	chain   *chain
 	down    downstream
@@ -137,6 +139,7 @@ func (x *exchange) start(req *Request) {
 	x.session.Start = x.thread.loop.Time()
 	x.view = x.thread.proxy.view.Load()
 	x.thread.requests.Add(1)
+	x.thread.remember(x)
 }
 
 // refuse ends, instead of begin, a request that the codec did not accept, as
@@ -157,7 +160,7 @@ func (x *exchange) refuse(req *Request, e *Error) {
 // requestBody brings a piece of the body; the last one, which may be empty, has
 // end set. In a tunnel (after a 101) end is the client's half-close.
 func (x *exchange) requestBody(p []byte, end bool) {
-	if x.over || x.hold(heldEvent{kind: heldBody, data: p, end: end}) {
+	if x.over || x.suspended && x.hold(heldEvent{kind: heldBody, data: p, end: end}) {
 		return
 	}
 	x.bytesIn += int64(len(p))
@@ -165,12 +168,7 @@ func (x *exchange) requestBody(p []byte, end bool) {
 		x.tunnelIn(p, end)
 		return
 	}
-	p, ok := x.requestBodyPhases(p, end)
-	if !ok {
-		return
-	}
-	x.reqEnd = end
-	x.forward(p)
+	x.takeBody(p, end, nil)
 }
 
 // requestTrailers ends a body that had trailers.
@@ -178,18 +176,15 @@ func (x *exchange) requestTrailers(h Header) {
 	if x.over || x.hold(heldEvent{kind: heldTrailers, header: h}) {
 		return
 	}
-	p, ok := x.requestBodyPhases(nil, true)
-	if !ok {
-		return
-	}
-	x.reqEnd = true
-	x.trailers = h
-	x.forward(p)
+	x.takeBody(nil, true, h)
 }
 
 // clientGone says that nobody waits for the response any more.
 func (x *exchange) clientGone(err error) {
 	e := &Error{Status: 499, Source: FromClient, Reason: lb.ClientAbort, Err: err}
+	if errors.Is(err, loop.ErrStalled) {
+		e.Status, e.Reason = 408, lb.ClientTimeout
+	}
 	if x.over || x.hold(heldEvent{kind: heldGone, err: e}) {
 		return
 	}
@@ -254,7 +249,7 @@ func (x *exchange) upstreamBody(p []byte, end bool) {
 	if end {
 		x.letGo()
 	}
-	if x.hold(heldEvent{kind: heldUpBody, data: p, end: end}) {
+	if x.suspended && x.hold(heldEvent{kind: heldUpBody, data: p, end: end}) {
 		return
 	}
 	if !end {
@@ -304,8 +299,13 @@ func (x *exchange) finish(e *Error) {
 	x.failure = e
 	x.thread.loop.Stop(&x.timer)
 	x.dropAttempt()
-	x.logPhases()
+	x.logPhases(0)
+}
+
+// complete follows the Log phases.
+func (x *exchange) complete() {
 	x.thread.record(x)
+	x.thread.forget(x)
 	x.thread.requests.Add(-1)
 	down := x.down
 	x.thread.recycle(x)

@@ -123,7 +123,3 @@ func (l *clientList) each(f func(clientConn)) {
 		}
 	}
 }
-
-// Not built yet.
-
-func (t *thread) serveTCP(fd int, c *client, l *listener) { unix.Close(fd); c.gone() }

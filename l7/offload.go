@@ -29,28 +29,33 @@ const (
 	heldUpBody
 	heldUpTrailers
 	heldUpFailed
+	heldConnected
 )
 
 // offload runs a phase on a goroutine and then on the loop. The loop leaves the
 // session alone meanwhile: both sides pause, and what they had read already is
 // held.
-func (x *exchange) offload(f *Filter, phase func() (*Response, error), then func(*Response, error)) {
+func (x *exchange) offload(phase func() (*Response, error), then func(*Response, error)) {
 	p := x.thread.proxy
 	if p.blocking.Add(1) > maxBlocking {
 		p.blocking.Add(-1)
 		then(nil, &Error{Status: 503, Reason: lb.Overload})
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	x.session.ctx, x.cancel = ctx, cancel
+	x.session.ctx, x.cancel = context.WithTimeout(context.Background(), x.session.Route.Config.Timeout.Request)
 	x.suspended = true
-	x.thread.loop.Stop(&x.timer)
+	if !x.over {
+		x.pauseBoth()
+	}
+	go x.runPhase(phase, then)
+}
+
+func (x *exchange) pauseBoth() {
 	x.pauseIn()
 	if x.up != nil {
 		x.up.pauseBody()
 		x.outPaused = true
 	}
-	go x.runPhase(phase, then)
 }
 
 // The phases that may be offloaded, each going on with the one behind it. They
@@ -58,7 +63,7 @@ func (x *exchange) offload(f *Filter, phase func() (*Response, error), then func
 
 func (x *exchange) offloadRequest(i, k int) {
 	f := &x.chain.filters[i]
-	x.offload(f, func() (*Response, error) { return x.callRequest(f) }, func(res *Response, err error) {
+	x.offload(func() (*Response, error) { return x.callRequest(f) }, func(res *Response, err error) {
 		if x.passed(i, res, err) {
 			x.requestPhases(k + 1)
 		}
@@ -68,7 +73,7 @@ func (x *exchange) offloadRequest(i, k int) {
 func (x *exchange) offloadPick(i, k int) {
 	f := &x.chain.filters[i]
 	var b *Backend
-	x.offload(f, func() (_ *Response, err error) { b, err = x.callPick(f); return nil, err }, func(_ *Response, err error) {
+	x.offload(func() (_ *Response, err error) { b, err = x.callPick(f); return nil, err }, func(_ *Response, err error) {
 		if !x.picked(i, b, err) {
 			x.pickPhases(k + 1)
 		}
@@ -77,7 +82,7 @@ func (x *exchange) offloadPick(i, k int) {
 
 func (x *exchange) offloadUpstream(i, k int) {
 	f := &x.chain.filters[i]
-	x.offload(f, func() (*Response, error) { return nil, x.callUpstream(f) }, func(_ *Response, err error) {
+	x.offload(func() (*Response, error) { return nil, x.callUpstream(f) }, func(_ *Response, err error) {
 		if x.edited(i, err) {
 			x.upstreamPhases(k + 1)
 		}
@@ -86,11 +91,72 @@ func (x *exchange) offloadUpstream(i, k int) {
 
 func (x *exchange) offloadResponse(i, k int) {
 	f := &x.chain.filters[i]
-	x.offload(f, func() (*Response, error) { return nil, x.callResponse(f) }, func(_ *Response, err error) {
+	x.offload(func() (*Response, error) { return nil, x.callResponse(f) }, func(_ *Response, err error) {
 		if x.shaped(i, err) {
 			x.responsePhases(k + 1)
 		}
 	})
+}
+
+func (x *exchange) offloadRetry(f *Filter, k int, e *Error) {
+	again := false
+	x.offload(func() (*Response, error) { again = x.callRetry(f, e); return nil, nil }, func(_ *Response, err error) {
+		if !again {
+			x.fail(e)
+			return
+		}
+		x.retryPhases(k+1, e)
+	})
+}
+
+func (x *exchange) offloadFail(i, k int) {
+	f, e := &x.chain.filters[i], x.failure
+	x.offload(func() (*Response, error) { return x.callFail(f, e), nil }, func(res *Response, _ error) {
+		if !x.consoled(i, res) {
+			x.failPhases(k + 1)
+		}
+	})
+}
+
+func (x *exchange) offloadLog(f *Filter, k int) {
+	x.offload(func() (*Response, error) { x.callLog(f); return nil, nil }, func(*Response, error) { x.logPhases(k + 1) })
+}
+
+// Body phases run off the loop together if one of them blocks.
+
+func (x *exchange) offloadRequestBody(p []byte, end bool, trailers Header) {
+	p = slices.Clone(p)
+	var out []byte
+	x.offload(func() (*Response, error) {
+		var e *Error
+		out, e = x.requestBodyPhases(p, end)
+		return nil, orNil(e)
+	}, func(_ *Response, err error) { x.bodyTaken(out, end, trailers, asError(err)) })
+}
+
+func (x *exchange) offloadResponseBody(p []byte, end bool, trailers Header) {
+	p = slices.Clone(p)
+	var out []byte
+	x.offload(func() (*Response, error) {
+		var e *Error
+		out, e = x.responseBodyPhases(p, end)
+		return nil, orNil(e)
+	}, func(_ *Response, err error) { x.deliver(out, end, trailers, asError(err)) })
+}
+
+func orNil(e *Error) error {
+	if e == nil {
+		return nil
+	}
+	return e
+}
+
+// asError takes orNil back.
+func asError(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	return err.(*Error)
 }
 
 func (x *exchange) runPhase(phase func() (*Response, error), then func(*Response, error)) {
@@ -106,7 +172,7 @@ func (x *exchange) resume(res *Response, err error, then func(*Response, error))
 	x.session.ctx, x.cancel = nil, nil
 	held := x.held
 	x.held = nil
-	if i := slices.IndexFunc(held, func(h heldEvent) bool { return h.kind == heldGone }); i >= 0 {
+	if i := slices.IndexFunc(held, func(h heldEvent) bool { return h.kind == heldGone }); i >= 0 && !x.over {
 		x.finish(held[i].err)
 		return
 	}
@@ -154,6 +220,10 @@ func (x *exchange) happen(h heldEvent) {
 		x.upstreamTrailers(h.header)
 	case heldUpFailed:
 		x.attemptFailed(h.err)
+	case heldConnected:
+		if x.up != nil { // it may have been given up since
+			x.connected()
+		}
 	}
 }
 
@@ -163,7 +233,7 @@ func (x *exchange) hold(h heldEvent) bool {
 	if !x.suspended {
 		return false
 	}
-	if h.kind == heldGone && x.cancel != nil {
+	if h.kind == heldGone {
 		x.cancel()
 	}
 	h.data = slices.Clone(h.data)

@@ -101,9 +101,14 @@ func (x *exchange) edited(i int, err error) bool {
 }
 
 // retryPhases asks the filters, who may say no.
-func (x *exchange) retryPhases(e *Error) {
-	for _, i := range x.chain.retry {
-		if !x.callRetry(&x.chain.filters[i], e) {
+func (x *exchange) retryPhases(k int, e *Error) {
+	for ; k < len(x.chain.retry); k++ {
+		f := &x.chain.filters[x.chain.retry[k]]
+		if f.Blocking {
+			x.offloadRetry(f, k, e)
+			return
+		}
+		if !x.callRetry(f, e) {
 			x.fail(e)
 			return
 		}
@@ -142,36 +147,32 @@ func (x *exchange) shaped(i int, err error) bool {
 	return false
 }
 
-// requestBodyPhases runs p through the filters; false: the exchange failed.
-func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, bool) {
+// requestBodyPhases runs p through the filters that saw the request.
+func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, *Error) {
 	for _, i := range x.chain.requestBody {
 		if i >= x.turned {
-			break // it never saw the request
+			break
 		}
 		var err error
 		if p, err = x.callBody(i, "RequestBody", x.chain.filters[i].RequestBody, p, end); err != nil {
-			x.dropAttempt()
-			x.fail(x.filterError(i, err))
-			return nil, false
+			return nil, x.filterError(i, err)
 		}
 	}
-	return p, true
+	return p, nil
 }
 
 // responseBodyPhases does the same on the way out.
-func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, bool) {
+func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, *Error) {
 	for _, i := range x.chain.responseBody {
 		if i >= x.turned {
 			continue
 		}
 		var err error
 		if p, err = x.callBody(i, "ResponseBody", x.chain.filters[i].ResponseBody, p, end); err != nil {
-			x.dropAttempt()
-			x.abort(x.filterError(i, err))
-			return nil, false
+			return nil, x.filterError(i, err)
 		}
 	}
-	return p, true
+	return p, nil
 }
 
 // hasResponseBody reports whether a filter may change the body.
@@ -184,27 +185,52 @@ func (x *exchange) hasResponseBody() bool {
 	return false
 }
 
-// failPhases returns the response of the first filter that has one for e.
-func (x *exchange) failPhases(e *Error) *Response {
-	for _, i := range x.chain.fail {
+// failPhases looks for a filter that has a response for x.failure, from the k-th
+// on, last to first. Without one the proxy answers itself.
+func (x *exchange) failPhases(k int) {
+	for ; k < len(x.chain.fail); k++ {
+		i := x.chain.fail[k]
 		if i >= x.turned {
 			continue
 		}
-		if res := x.callFail(&x.chain.filters[i], e); res != nil {
-			x.turned = i
-			return res
+		f := &x.chain.filters[i]
+		if f.Blocking {
+			x.offloadFail(i, k)
+			return
+		}
+		if x.consoled(i, x.callFail(f, x.failure)) {
+			return
 		}
 	}
-	return nil
+	x.answerFailure()
 }
 
-// logPhases tells every filter whose Request was, or would have been, entered.
-func (x *exchange) logPhases() {
-	for _, i := range x.chain.log {
-		if i < x.entered {
-			x.callLog(&x.chain.filters[i])
-		}
+// consoled reports whether the i-th filter had a response.
+func (x *exchange) consoled(i int, res *Response) bool {
+	if res == nil {
+		return false
 	}
+	x.turned = i
+	x.answer(res)
+	return true
+}
+
+// logPhases tells, from the k-th on, every filter whose Request was, or would
+// have been, entered, and completes the exchange.
+func (x *exchange) logPhases(k int) {
+	for ; k < len(x.chain.log); k++ {
+		i := x.chain.log[k]
+		if i >= x.entered {
+			continue
+		}
+		f := &x.chain.filters[i]
+		if f.Blocking {
+			x.offloadLog(f, k)
+			return
+		}
+		x.callLog(f)
+	}
+	x.complete()
 }
 
 // The calls, each isolated: a panic becomes an error that names its place.

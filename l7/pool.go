@@ -59,8 +59,6 @@ const (
 // retryBudget bounds a pool's retries to a share of its requests, counted in
 // windows of ten seconds: the last one and the current.
 type retryBudget struct {
-	share float64
-
 	window   atomic.Int64 // number of the current window
 	requests [2]atomic.Int64
 	retries  atomic.Int64 // in the current window
@@ -83,10 +81,10 @@ func (b *retryBudget) turn(l *loop.Loop) int64 {
 func (b *retryBudget) request(l *loop.Loop) { b.requests[b.turn(l)&1].Add(1) }
 
 // retry takes a retry from the budget, if there is one left.
-func (b *retryBudget) retry(l *loop.Loop) bool {
+func (b *retryBudget) retry(l *loop.Loop, share float64) bool {
 	b.turn(l)
 	requests := b.requests[0].Load() + b.requests[1].Load()
-	allowed := max(budgetFloor, int64(b.share*float64(requests)))
+	allowed := max(budgetFloor, int64(share*float64(requests)))
 	if b.retries.Add(1) <= allowed {
 		return true
 	}

@@ -132,9 +132,22 @@ func (p *Proxy) SetState(s lb.State) {
 	defer p.mu.Unlock()
 	p.state = s
 	p.switchView()
+	if disabled := disabledIn(&s); len(disabled) > 0 {
+		p.each(func(t *thread) { t.cutBackends(disabled) })
+	}
 	if s.Cut {
 		p.each(func(t *thread) { t.clients.each(clientConn.cut) })
 	}
+}
+
+func disabledIn(s *lb.State) map[lb.BackendID]bool {
+	disabled := map[lb.BackendID]bool{}
+	for id, a := range s.Admin {
+		if a.Disable {
+			disabled[id] = true
+		}
+	}
+	return disabled
 }
 
 // switchView makes the view of snapshot and state.

@@ -440,3 +440,24 @@ func TestAUnixSocketBackend(t *testing.T) {
 	c.get("/").want(t, "200", "ok")
 	c.get("/").want(t, "200", "ok")
 }
+
+func TestADisabledBackendIsCut(t *testing.T) {
+	reached := make(chan bool, 1)
+	o := startOrigin(t, func(c *peer) {
+		c.request()
+		c.say("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+		reached <- true
+		c.rest()
+	})
+	l := startLab(t, labOptions{}, pool(o.addr))
+	c := l.dial().say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	<-reached
+	if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 200") {
+		t.Fatalf("got %q", head)
+	}
+	l.proxy.SetState(lb.State{Admin: map[lb.BackendID]lb.Admin{{Pool: "app", Address: o.addr}: {Disable: true}}})
+	if got := c.rest(); got != "abc" && got != "abc<reset>" {
+		t.Errorf("got %q", got)
+	}
+	l.dial().get("/").want(t, "503", "503 Service Unavailable: no_healthy_backend\n")
+}

@@ -63,16 +63,18 @@ type turnH1 struct {
 	left    int64      // of a response with a length
 	noBody  bool       // the response has none whatever its head says
 	timed   bool       // the head has begun and has to end in time
+	whole   bool       // the head is parsed
 }
 
 func (t *turnH1) reset() {
-	head := t.head[:0]
-	if cap(head) > keepHead {
-		head = nil
+	if t.head = t.head[:0]; cap(t.head) > keepHead {
+		t.head = nil
 	}
-	parsed := t.parsed
-	parsed.Reset()
-	*t = turnH1{head: head, parsed: parsed}
+	if !t.whole {
+		t.parsed.Reset() // else the next Parse does it
+	}
+	t.x, t.noBody, t.timed, t.whole = nil, false, false, false
+	t.framing, t.left = h1.None, 0
 }
 
 // serveH1 makes an HTTP/1 connection of a plain socket.
@@ -184,7 +186,7 @@ func (s *serverH1) readHead(p []byte) []byte {
 			return nil
 		}
 		if n > 0 {
-			t.head = t.head[:n]
+			t.head, t.whole = t.head[:n], true
 			s.begin()
 			return p[n-had:]
 		}

@@ -195,7 +195,7 @@ func (p *Proxy) budget(pool string) *retryBudget {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.budgets[pool] == nil {
-		p.budgets[pool] = &retryBudget{share: 0.2}
+		p.budgets[pool] = new(retryBudget)
 	}
 	return p.budgets[pool]
 }

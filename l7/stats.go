@@ -280,10 +280,17 @@ func counter(name string, n uint64) lb.Sample { return lb.Sample{Name: name, Val
 func (t *thread) record(x *exchange) {
 	var o outcome
 	x.outcome(&o)
-	t.tally.request(&o)
-	if log := t.proxy.access; log != nil {
+	if t.proxy.access != nil {
 		o.requestID = x.session.Request.Header.Get("x-request-id")
-		log.record(t.index, &o)
+	}
+	t.write(&o)
+}
+
+// write counts an outcome and writes its line.
+func (t *thread) write(o *outcome) {
+	t.tally.request(o)
+	if log := t.proxy.access; log != nil {
+		log.record(t.index, o)
 	}
 }
 

@@ -22,6 +22,7 @@ type thread struct {
 	h2        threadH2
 	turns     freelist[turnH1, *turnH1]
 	clients   clientList
+	active    []*exchange       // those under way
 	listeners map[int]*acceptor // by descriptor
 	sweeper   loop.Timer
 	date      dateCache
@@ -85,16 +86,10 @@ func (t *thread) recycle(x *exchange) {
 		return
 	}
 	x.session.resetLocals()
-	*x = exchange{
-		thread:  t,
-		number:  x.number + 1,
-		over:    true,
-		session: Session{locals: x.session.locals},
-		request: Request{Header: x.request.Header[:0]},
-		text:    x.text[:0],
-		tried:   x.tried[:0],
-	}
-	x.over = false
+	number, locals, header, text, tried := x.number, x.session.locals, x.request.Header[:0], x.text[:0], x.tried[:0]
+	*x = exchange{}
+	x.thread, x.number = t, number+1
+	x.session.locals, x.request.Header, x.text, x.tried = locals, header, text, tried
 	t.exchanges = append(t.exchanges, x)
 }
 
@@ -187,11 +182,11 @@ func (f *freelist[T, P]) put(o *T) {
 const keepHead = 8 << 10
 
 func (a *answerH1) reset() {
-	head := a.head[:0]
-	if cap(head) > keepHead {
-		head = nil
+	if a.head = a.head[:0]; cap(a.head) > keepHead {
+		a.head = nil
 	}
-	parsed := a.parsed
-	parsed.Reset()
-	*a = answerH1{head: head, parsed: parsed}
+	if !a.whole {
+		a.parsed.Reset()
+	}
+	a.method, a.chunked, a.sent, a.upgrade, a.heard, a.whole = "", false, false, false, false, false
 }

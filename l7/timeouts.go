@@ -72,6 +72,10 @@ func (x *exchange) rearm() {
 
 // Expired is called when a wait took too long.
 func (x *exchange) Expired(*loop.Timer) {
+	if x.suspended && x.wait != waitConnection {
+		x.arm(x.wait, time.Second) // what a phase off the loop does is bounded by its context
+		return
+	}
 	if x.deadline > 0 && x.thread.loop.Now() >= x.deadline {
 		x.dropAttempt()
 		x.fail(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})

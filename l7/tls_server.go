@@ -240,7 +240,7 @@ func (s *shakeTLS) refuse(err error) {
 // handshakeFailure sorts the errors of handshakes into few kinds.
 func handshakeFailure(err error) string {
 	var certificate *tls.CertificateVerificationError
-	var alert tls.AlertError
+	var alert *net.OpError
 	switch {
 	case errors.Is(err, errTruncated), errors.Is(err, unix.ECONNRESET):
 		return "client_abort"
@@ -248,8 +248,8 @@ func handshakeFailure(err error) string {
 		return string(lb.Overload)
 	case errors.As(err, &certificate):
 		return "certificate"
-	case errors.As(err, &alert):
-		return "alert"
+	case errors.As(err, &alert) && alert.Op == "remote error":
+		return "alert" // the client does not like us
 	}
 	return "protocol"
 }

@@ -17,13 +17,16 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/l7/loop"
 )
 
@@ -634,4 +637,101 @@ func TestSilentHandshakesDoNotHoldTheGate(t *testing.T) {
 	}
 	p, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
 	p.get("/").want(t, "200", "ok")
+}
+
+func TestTLSCertificatesAreReloaded(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+	_, before := l.dialTLS(config)
+	l.files["a.pem"], l.files["a.key"] = a.issue("renewed", "a.example")
+	l.configure(secured("", "127.0.0.1:9"))
+	_, after := l.dialTLS(config)
+	if got := before.ConnectionState().PeerCertificates[0].Subject.CommonName; got != "a" {
+		t.Errorf("before: got %s", got)
+	}
+	if got := after.ConnectionState().PeerCertificates[0].Subject.CommonName; got != "renewed" {
+		t.Errorf("after: got %s", got)
+	}
+}
+
+func TestTLSBadFilesAreRefusedWhole(t *testing.T) {
+	a, b := newAuthority(t, "ca"), newAuthority(t, "other")
+	cert, key := a.issue("a", "a.example")
+	_, otherKey := b.issue("b", "b.example")
+	for _, c := range []struct {
+		name, document, want string
+		files                map[string][]byte
+	}{
+		{"no file", secured("", "127.0.0.1:9"), "a.pem is empty or missing", nil},
+		{"no key", secured("", "127.0.0.1:9"), "a.key is empty or missing", map[string][]byte{"a.pem": cert}},
+		{"another's key", secured("", "127.0.0.1:9"), "private key does not match", map[string][]byte{"a.pem": cert, "a.key": otherKey}},
+		{"no PEM", secured("", "127.0.0.1:9"), "failed to find any PEM data", map[string][]byte{"a.pem": []byte("x"), "a.key": key}},
+		{"an empty client CA", secured(", client_ca: ca.pem", "127.0.0.1:9"), "ca.pem holds no certificate", map[string][]byte{"a.pem": cert, "a.key": key}},
+		{"a backend's CA", toSecure(" ca: ca.pem ", "http1", "127.0.0.1:9"), "ca.pem holds no certificate", nil},
+		{"our certificate for backends", toSecure(" insecure: true, cert: c.pem, key: c.key ", "http1", "127.0.0.1:9"), "c.pem is empty or missing", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := startLab(t, labOptions{}, pool("127.0.0.1:9"))
+			config, err := lb.Parse([]byte(c.document), lb.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := l.proxy.Prepare(2, config, c.files); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}
+
+func TestTLSHandshakeFailuresAreCounted(t *testing.T) {
+	a := newAuthority(t, "ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	raw, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if err := tls.Client(raw, &tls.Config{ServerName: "a.example", RootCAs: newAuthority(t, "other").pool()}).Handshake(); err == nil {
+		t.Fatal("the client believes anybody")
+	}
+	raw.Close()
+	l.dial().say("GET / HTTP/1.1\r\n\r\n").rest()
+	l.dial().say("\x16\x03").Close()
+	l.settled()
+	got := map[string]float64{}
+	for _, s := range l.proxy.Stats().Samples {
+		if s.Name == "lbd_tls_handshake_failures_total" {
+			got[s.Labels[3]] += s.Value
+		}
+	}
+	if diff := cmp.Diff(map[string]float64{"alert": 1, "protocol": 1, "client_abort": 1}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestTheGateRefusesWhenTooManyWait(t *testing.T) {
+	var g gate
+	if err := g.enter(); err != nil {
+		t.Fatal(err)
+	}
+	for range cap(g.running) - 1 {
+		g.enter()
+	}
+	errs := make(chan error, maxGateWaiting)
+	for range maxGateWaiting {
+		go func() { errs <- g.enter() }()
+	}
+	for g.waiting.Load() < maxGateWaiting {
+		runtime.Gosched()
+	}
+	if err := g.enter(); err != errBusy {
+		t.Errorf("got %v", err)
+	}
+	for range maxGateWaiting {
+		g.leave()
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
 }

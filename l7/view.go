@@ -80,18 +80,18 @@ func (b *Backend) weight(state *lb.State) int {
 	return b.Config.Weight
 }
 
-// pick chooses a backend for x, one that it did not try before if there is one.
-func (v *view) pick(p *Pool, x *exchange) *Backend {
+// pick chooses a backend that was not tried yet if there is one, and notes it.
+func (v *view) pick(p *Pool, tried *[]int) *Backend {
 	c := &v.choices[p.index]
 	random := rand.Uint64()
-	i := c.balancer.Pick(random, x.tried)
+	i := c.balancer.Pick(random, *tried)
 	if i < 0 {
 		i = c.balancer.Pick(random, nil)
 	}
 	if i < 0 {
 		return nil
 	}
-	x.tried = append(x.tried, i)
+	*tried = append(*tried, i)
 	return c.backends[i]
 }
 

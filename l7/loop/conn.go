@@ -247,5 +247,8 @@ func (c *Conn) Forget() {
 	c.loop.release(c.index)
 }
 
+// Connecting reports whether Dial is under way.
+func (c *Conn) Connecting() bool { return c.connects && !c.closed }
+
 // Closed reports whether the connection was closed or given away.
 func (c *Conn) Closed() bool { return c.closed }

@@ -1,0 +1,192 @@
+package l7
+
+import (
+	"io"
+	"time"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/loop"
+)
+
+// tcpIdleTimeout is how long neither side of a proxied TCP connection may say
+// anything, until there is a setting for it.
+const tcpIdleTimeout = time.Hour
+
+// maxTCPAttempts bounds how many backends are tried for a client.
+const maxTCPAttempts = 2
+
+// tcpProxy joins a client's connection with one to a backend: bytes both ways,
+// and each side's end, too.
+type tcpProxy struct {
+	thread  *thread
+	client  *client
+	pool    *Pool
+	view    *view
+	backend *Backend
+	tried   []int
+	near    tcpEnd // the client's
+	far     tcpEnd // the backend's
+	timer   loop.Timer
+	place   int // in thread.clients
+	began   time.Duration
+	over    bool
+}
+
+// tcpEnd is one of the two connections.
+type tcpEnd struct {
+	conn  loop.Conn
+	proxy *tcpProxy
+	other *tcpEnd
+	taken int64 // bytes received
+	ended bool  // it says no more
+}
+
+// serveTCP joins a client with a backend of the listener's pool.
+func (t *thread) serveTCP(fd int, c *client, l *listener) {
+	p := &tcpProxy{thread: t, client: c, view: t.proxy.view.Load(), pool: l.pool, began: t.loop.Now()}
+	p.near = tcpEnd{proxy: p, other: &p.far}
+	p.far = tcpEnd{proxy: p, other: &p.near}
+	if err := p.near.conn.Init(t.loop, fd, &p.near); err != nil {
+		c.gone()
+		return
+	}
+	p.near.conn.Pause()
+	t.clients.add(p)
+	p.connect()
+}
+
+// connect dials the next backend; Connected follows.
+func (p *tcpProxy) connect() {
+	for len(p.tried) < maxTCPAttempts {
+		b := p.view.pick(p.pool, &p.tried)
+		if b == nil {
+			p.end(&Error{Reason: lb.NoHealthyBackend})
+			return
+		}
+		p.backend = b
+		b.load.begin()
+		if err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far); err == nil {
+			b.endpoint.open.Add(1)
+			p.thread.loop.Set(&p.timer, p.pool.Config.Connections.ConnectTimeout, p)
+			return
+		}
+		b.load.failed()
+		b.load.end()
+		p.backend = nil
+	}
+	p.end(&Error{Source: FromUpstream, Reason: lb.ConnectFailed})
+}
+
+// Connected joins the two ends, or goes on to another backend.
+func (e *tcpEnd) Connected(err error) {
+	p := e.proxy
+	p.thread.loop.Stop(&p.timer)
+	if err != nil {
+		p.backend.load.failed()
+		p.letGo()
+		p.connect()
+		return
+	}
+	p.near.conn.Resume()
+	p.thread.loop.Set(&p.timer, tcpIdleTimeout, p)
+}
+
+// Received passes bytes on, and stops reading while they are not taken.
+func (e *tcpEnd) Received(b []byte) {
+	p := e.proxy
+	e.taken += int64(len(b))
+	e.other.conn.Write(b)
+	if e.other.conn.Buffered() > highWater {
+		e.conn.Pause()
+	}
+	p.thread.loop.Set(&p.timer, tcpIdleTimeout, p)
+}
+
+// Drained lets the other side go on.
+func (e *tcpEnd) Drained() {
+	if !e.other.ended {
+		e.other.conn.Resume()
+	}
+}
+
+// Ended passes a FIN on; anything else ends both.
+func (e *tcpEnd) Ended(err error) {
+	e.ended = true
+	p := e.proxy
+	switch {
+	case err != io.EOF && e == &p.near:
+		p.end(&Error{Source: FromClient, Reason: lb.ClientAbort, Err: err})
+	case err != io.EOF:
+		p.end(&Error{Source: FromUpstream, Reason: lb.UpstreamReset, Err: err})
+	case e.other.ended:
+		p.end(nil)
+	default:
+		e.other.conn.CloseWrite()
+	}
+}
+
+// Expired: no connection in time, or silence for too long.
+func (p *tcpProxy) Expired(*loop.Timer) {
+	if p.near.taken == 0 && p.far.taken == 0 && p.far.conn.Connecting() {
+		p.backend.load.failed()
+		p.far.conn.Close()
+		p.letGo()
+		p.connect()
+		return
+	}
+	p.end(nil)
+}
+
+// letGo counts the backend's connection out.
+func (p *tcpProxy) letGo() {
+	p.backend.endpoint.open.Add(-1)
+	p.backend.load.end()
+	p.backend = nil
+}
+
+// end closes both sides, after what they still have to write if there is no
+// error, and writes the line.
+func (p *tcpProxy) end(e *Error) {
+	if p.over {
+		return
+	}
+	p.over = true
+	p.thread.loop.Stop(&p.timer)
+	p.record(e)
+	if p.backend != nil {
+		if e == nil {
+			p.far.conn.Finish()
+		} else {
+			p.far.conn.Close()
+		}
+		p.letGo()
+	}
+	if e == nil {
+		p.near.conn.Finish()
+	} else {
+		p.near.conn.Close()
+	}
+	p.thread.clients.remove(p)
+	p.client.gone()
+}
+
+// record counts the connection as one request without a status.
+func (p *tcpProxy) record(e *Error) {
+	l := p.thread.loop
+	o := outcome{start: l.At(p.began), client: p.client.peer, listener: p.client.listener, pool: p.pool.Name(),
+		attempts: len(p.tried), bytesIn: p.near.taken, bytesOut: p.far.taken, total: l.Now() - p.began}
+	if p.backend != nil {
+		o.backend = p.backend.Address()
+	}
+	if e != nil {
+		o.reason, o.source, o.err = e.Reason, e.Source, e.Err
+	}
+	p.thread.write(&o)
+}
+
+// drain leaves the connection alone: what it carries has no end that we know.
+func (p *tcpProxy) drain() {}
+
+func (p *tcpProxy) cut() { p.end(&Error{Reason: lb.Draining}) }
+
+func (p *tcpProxy) index() *int { return &p.place }
