@@ -94,6 +94,10 @@ func TestLoadCountsWhatLands(t *testing.T) {
 	l.release()
 	r := l.take()
 	want := map[string]tally{short: {Opened: 1, Requests: 1, Ended: 1}, held: {Opened: 20, Requests: 40, Ended: 20}}
+	for kind, got := range r.Kinds {
+		got.Slowest = 0
+		r.Kinds[kind] = got
+	}
 	if r.Kinds[short] != want[short] || r.Kinds[held] != want[held] || r.Nodes["edge-1"] != 21 || len(r.Failures) != 0 {
 		t.Errorf("report: %+v", r)
 	}
@@ -311,6 +315,32 @@ func TestJudgeKill(t *testing.T) {
 	} {
 		var got strings.Builder
 		for _, v := range judgeKill(test.r, on, 7, killed) {
+			got.WriteByte("ny"[map[bool]int{true: 1}[v.held]])
+		}
+		if got.String() != test.held {
+			t.Errorf("%s: got %s, want %s", test.name, got.String(), test.held)
+		}
+	}
+}
+
+func TestJudgeLoss(t *testing.T) {
+	died := time.Unix(1000, 0)
+	fail := func(node string, opened time.Time) report {
+		return report{Failures: []failure{{Node: node, Opened: opened}}}
+	}
+	for _, test := range []struct {
+		name string
+		r    report
+		held string
+	}{
+		{"nothing failed", report{}, "yy"},
+		{"its own failed", fail("dead", died.Add(-1)), "yy"},
+		{"one that had no answer yet failed", fail("", died.Add(-1)), "yy"},
+		{"another node's failed", fail("other", died.Add(-1)), "ny"},
+		{"a new one failed", fail("", died.Add(1)), "yn"},
+	} {
+		var got strings.Builder
+		for _, v := range judgeLoss(test.r, "dead", 1, died) {
 			got.WriteByte("ny"[map[bool]int{true: 1}[v.held]])
 		}
 		if got.String() != test.held {

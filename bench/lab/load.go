@@ -69,10 +69,14 @@ type tally struct {
 	Failed   int `json:"failed"` // refused, timed out, cut, reset
 	Reset    int `json:"reset"`  // those of them that were reset or refused
 	Live     int `json:"live"`
+	Slowest  ms  `json:"slowest"` // from dialling to the head of the first response
 }
 
+// ms is a duration in milliseconds.
+type ms int
+
 func (t tally) plus(o tally) tally {
-	return tally{t.Opened + o.Opened, t.Requests + o.Requests, t.Ended + o.Ended, t.Moved + o.Moved, t.Failed + o.Failed, t.Reset + o.Reset, t.Live + o.Live}
+	return tally{t.Opened + o.Opened, t.Requests + o.Requests, t.Ended + o.Ended, t.Moved + o.Moved, t.Failed + o.Failed, t.Reset + o.Reset, t.Live + o.Live, max(t.Slowest, o.Slowest)}
 }
 
 // all is the sum over the kinds.
@@ -189,6 +193,7 @@ func (l *load) landed(f *flow, node string) {
 	if f.node == "" {
 		f.node = node
 		l.tally.Nodes[node]++
+		l.tally.Kinds[f.kind] = l.tally.Kinds[f.kind].plus(tally{Slowest: ms(time.Since(f.opened).Milliseconds())})
 	}
 }
 

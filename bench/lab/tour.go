@@ -24,6 +24,7 @@ var steps = []step{
 	{"d", "kill -9 of a node's supervisor, and its restart", (*lab).killSupervisor},
 	{"e", "ECMP sends every flow through another node", (*lab).reroute},
 	{"f", "three upgrades, one with a broken binary", (*lab).upgrade},
+	{"g", "a whole node dies and comes back", (*lab).loseNode},
 }
 
 // verdict is one thing that had to hold.
@@ -106,7 +107,7 @@ func (l *lab) setOut(ctx context.Context) error {
 func show(r report, verdicts []verdict) (held bool) {
 	for _, kind := range sortedKeys(r.Kinds) {
 		t := r.Kinds[kind]
-		fmt.Printf("    %-7s opened %-6d requests %-6d ended %-6d moved %-4d failed %-4d reset %-4d live %d\n", kind, t.Opened, t.Requests, t.Ended, t.Moved, t.Failed, t.Reset, t.Live)
+		fmt.Printf("    %-7s opened %-6d requests %-6d ended %-6d moved %-4d failed %-4d reset %-4d live %-4d slowest %d ms\n", kind, t.Opened, t.Requests, t.Ended, t.Moved, t.Failed, t.Reset, t.Live, t.Slowest)
 	}
 	if len(r.Nodes) > 0 {
 		var landed strings.Builder
@@ -138,7 +139,7 @@ func (l *lab) conclude(held, failed []string) error {
 		fmt.Printf("held: %s; FAILED: %s\n", strings.Join(held, " "), strings.Join(failed, " "))
 		return fmt.Errorf("%d of %d steps failed", len(failed), len(steps))
 	}
-	fmt.Printf("held: %s: no connection was lost but those that a killed worker had accepted\n", strings.Join(held, " "))
+	fmt.Printf("held: %s: no connection was lost but those that a killed worker or a dead node had accepted\n", strings.Join(held, " "))
 	return nil
 }
 

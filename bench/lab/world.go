@@ -167,11 +167,12 @@ func (w *world) setMachines() error {
 	return nil
 }
 
-// announce routes the VIP to all nodes at equal cost. A shift moves every flow
-// to another next hop, as a real router's reconvergence may.
-func (w *world) announce(shift int) error {
+// announce routes the VIP to all nodes, or all but those named, at equal cost.
+// A shift moves every flow to another next hop, as a real router's reconvergence
+// may.
+func (w *world) announce(shift int, without ...string) error {
 	var hops strings.Builder
-	nodes := w.role("node")
+	nodes := slices.DeleteFunc(w.role("node"), func(m machine) bool { return slices.Contains(without, m.Name) })
 	for i := range nodes {
 		fmt.Fprintf(&hops, " nexthop via %s", nodes[(i+shift)%len(nodes)].address())
 	}
