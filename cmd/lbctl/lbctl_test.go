@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,26 +34,36 @@ func TestLbctl(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": func(ts *testscript.TestScript, _ bool, args []string) {
 				n := newFakeNode(args[0])
-				nodes[ts.Getenv("WORK")] = n
-				serve(ts, n)
+				nodes.Store(ts.Getenv("WORK"), n)
+				stop, err := serve(ts.Getenv("LBCTL_ADDR"), n)
+				ts.Check(err)
+				ts.Defer(stop)
 			},
-			"tell":   func(ts *testscript.TestScript, _ bool, args []string) { tell(ts, nodes[ts.Getenv("WORK")], args) },
+			"tell": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, ok := nodes.Load(ts.Getenv("WORK"))
+				if !ok {
+					ts.Fatalf("tell comes after serve")
+				}
+				tell(ts, n.(*fakeNode), args)
+			},
 			"status": exits,
 		},
 	})
 }
 
-// serve opens the admin socket of a script and closes it with the script.
-func serve(ts *testscript.TestScript, n *fakeNode) {
-	l, err := admin.Listen(ts.Getenv("LBCTL_ADDR"))
-	ts.Check(err)
-	ctx, stop := context.WithCancel(context.Background())
+// serve answers on an admin socket until stop.
+func serve(path string, n *fakeNode) (stop func(), err error) {
+	l, err := admin.Listen(path)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		admin.Serve(ctx, l, n, slog.New(slog.DiscardHandler))
 	}()
-	ts.Defer(func() { stop(); <-done })
+	return func() { cancel(); <-done }, nil
 }
 
 func tell(ts *testscript.TestScript, n *fakeNode, args []string) {
