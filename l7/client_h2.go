@@ -202,6 +202,11 @@ func (c *clientH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 	}
 	r.answered = true
 	*res = Response{Status: h.Status, Version: HTTP20, Header: header, Length: h.Length}
+	if r.tunnel == tunnelAsked && h.Status < 300 {
+		r.openTunnel()
+		r.x.upstreamHead(res, false)
+		return
+	}
 	if !end {
 		r.x.upstreamHead(res, false)
 		return
@@ -214,6 +219,8 @@ func (c *clientH2) Data(s *h2.Stream, p []byte, end bool) {
 	r := s.Owner.(*requestH2)
 	switch {
 	case r.x == nil:
+	case r.tunnel == tunnelOpen:
+		r.x.upstreamBody(p, end) // end is one direction's
 	case end:
 		r.whole(func(x *exchange) { x.upstreamBody(p, true) })
 	default:

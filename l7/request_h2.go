@@ -24,6 +24,8 @@ type requestH2 struct {
 
 	sent    int64 // of s, when it was last looked at
 	stalled time.Duration
+	tunnel  tunnelH2
+	key     string // of a WebSocket's client that speaks HTTP/1
 }
 
 // request makes the upstream of an attempt.
@@ -107,6 +109,10 @@ func (r *requestH2) sendHead(req *Request, end bool) {
 	r.s = s
 	r.stalled = c.thread.loop.Now()
 	conn := c.conn
+	if req.Upgrade != "" && conn.Connect() && equalFold(req.Upgrade, "websocket") {
+		r.writeConnect(req)
+		return
+	}
 	conn.BeginHead(s)
 	conn.Field(":method", req.Method)
 	conn.Field(":scheme", c.scheme())
@@ -196,7 +202,9 @@ func (r *requestH2) abort() {
 		c.leave(r)
 		return
 	}
-	r.endStream(h2.Cancel)
+	if r.tunnel != tunnelOpen || r.s == nil || !r.s.Finished() {
+		r.endStream(h2.Cancel) // else what is queued still goes out
+	}
 	r.put()
 }
 

@@ -41,13 +41,14 @@ type streamH2 struct {
 
 	sent    int64 // of s, when it was last looked at
 	stalled time.Duration
+	tunnel  tunnelH2
 }
 
 // serveH2 makes an HTTP/2 connection of tr, whose first bytes were seen.
 func (t *thread) serveH2(tr transport, cl *client, seen []byte) {
 	c := &serverH2{t: tr, thread: t, client: cl, quiet: t.loop.Now(), partial: -1}
 	limits := &t.proxy.view.Load().config.Limits
-	c.conn = h2.New(&h2.Config{HeaderList: uint32(limits.Head), Fields: limits.Fields}, c)
+	c.conn = h2.New(&h2.Config{HeaderList: uint32(limits.Head), Fields: limits.Fields, Connect: true}, c)
 	tr.Use(c)
 	t.clients.add(c)
 	if t.leaving {
@@ -150,7 +151,7 @@ func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 		st.x.refuse(&st.request, e)
 		return
 	}
-	st.x.begin(&st.request, end)
+	st.x.begin(&st.request, end || st.tunnel != noTunnel)
 }
 
 // take makes the exchange's request of a head.
@@ -159,7 +160,7 @@ func (st *streamH2) take(h *h2.Head) *Error {
 	header := r.Header[:0]
 	*r = Request{Method: h.Method, Scheme: c.client.scheme, Host: h.Authority, Target: h.Path, Version: HTTP20, Length: h.Length}
 	c.client.describe(r)
-	var bad error
+	bad := st.takeProtocol(h)
 	for i := range h.Fields {
 		f := &h.Fields[i]
 		switch f.Name {
@@ -175,6 +176,9 @@ func (st *streamH2) take(h *h2.Head) *Error {
 		}
 	}
 	r.Header = header
+	if st.tunnel == tunnelAsked {
+		r.Header.Set("sec-websocket-key", webSocketKey())
+	}
 	if h.TooLarge {
 		return &Error{Status: 431, Source: FromClient, Reason: lb.HeadTooLarge}
 	}
@@ -206,7 +210,13 @@ func firstError(a, b error) error {
 
 // Data is h2's.
 func (c *serverH2) Data(s *h2.Stream, p []byte, end bool) {
-	if st := s.Owner.(*streamH2); st.x != nil {
+	st := s.Owner.(*streamH2)
+	switch {
+	case st.x == nil:
+	case st.tunnel == tunnelAsked:
+		st.endStream(h2.ProtocolError) // there is nobody yet to speak to
+		st.x.clientGone(errEarlyTunnel)
+	default:
 		st.x.requestBody(p, end)
 	}
 }
@@ -297,6 +307,10 @@ func (st *streamH2) sendHead(res *Response, end bool) {
 		return
 	}
 	conn := st.c.conn
+	if st.tunnel == tunnelAsked {
+		st.sendTunnelHead(res, end)
+		return
+	}
 	dated := st.c.writeHead(st.s, res.Status, res.Header)
 	if !dated {
 		conn.Field("date", st.c.thread.dateText())
