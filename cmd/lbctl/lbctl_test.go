@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 func TestLbctl(t *testing.T) {
 	now = func() time.Time { return long.Add(3*time.Hour + 20*time.Minute) }
 	t.Cleanup(func() { now = time.Now }) // after the scripts, which run in parallel
-	nodes := map[string]*fakeNode{}      // by a script's work directory
+	var nodes sync.Map                   // of *fakeNode, by a script's work directory
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE") != "",
