@@ -698,16 +698,23 @@ func TestTLSHandshakeFailuresAreCounted(t *testing.T) {
 	raw.Close()
 	l.dial().say("GET / HTTP/1.1\r\n\r\n").rest()
 	l.dial().say("\x16\x03").Close()
-	l.settled()
+	want := map[string]float64{"alert": 1, "protocol": 1, "client_abort": 1}
+	for deadline := time.Now().Add(patience); !cmp.Equal(want, handshakeFailures(l)); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("(-want +got):\n%s", cmp.Diff(want, handshakeFailures(l)))
+		}
+	}
+}
+
+// handshakeFailures are the counters by reason.
+func handshakeFailures(l *lab) map[string]float64 {
 	got := map[string]float64{}
 	for _, s := range l.proxy.Stats().Samples {
 		if s.Name == "lbd_tls_handshake_failures_total" {
 			got[s.Labels[3]] += s.Value
 		}
 	}
-	if diff := cmp.Diff(map[string]float64{"alert": 1, "protocol": 1, "client_abort": 1}, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	return got
 }
 
 func TestTheGateRefusesWhenTooManyWait(t *testing.T) {
