@@ -64,8 +64,7 @@ func (a *attacher) adopt(iface netlink.Link, mode lb.FastpathMode, program *ebpf
 		useful = err == nil
 	}
 	if !useful {
-		os.Remove(path)
-		l.Close()
+		detach(l, path)
 		if err := a.refresh(iface); err != nil {
 			return lb.FastpathOff, err.Error()
 		}
@@ -194,8 +193,7 @@ func (a *attacher) neighbours(iface netlink.Link, program *ebpf.Program) error {
 			a.links = append(a.links, l)
 			return nil
 		}
-		os.Remove(path)
-		l.Close()
+		detach(l, path)
 	}
 	l, err := link.AttachTCX(link.TCXOptions{Program: program, Interface: iface.Attrs().Index, Attach: ebpf.AttachTCXIngress})
 	if err != nil {
@@ -219,8 +217,7 @@ func (a *attacher) sockets(program *ebpf.Program) error {
 			a.links = append(a.links, l)
 			return nil
 		}
-		os.Remove(path)
-		l.Close()
+		detach(l, path)
 	}
 	l, err := link.AttachNetNs(int(ns.Fd()), program)
 	if err != nil {
@@ -248,11 +245,25 @@ func (a *attacher) leave(interfaces []string) error {
 	for _, kind := range []string{"xdp", "tcx"} {
 		for name, path := range a.pins.links(kind) {
 			if !keep[name] {
-				errs = append(errs, ignoring(fs.ErrNotExist, os.Remove(path)))
+				errs = append(errs, detachPinned(path))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// detach takes a program from its place at once; without, the kernel would do
+// it some time after the pin is gone.
+func detach(l link.Link, path string) error {
+	return errors.Join(l.Detach(), l.Close(), ignoring(fs.ErrNotExist, os.Remove(path)))
+}
+
+func detachPinned(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return fmt.Errorf("open the pinned link %s: %w", path, err)
+	}
+	return detach(l, path)
 }
 
 func (a *attacher) close() error {

@@ -56,6 +56,9 @@ type Datapath struct {
 	hurry   chan struct{} // some peer's way is not known: runWays looks again soon
 	done    sync.WaitGroup
 
+	closed   sync.Once
+	closeErr error
+
 	mu       sync.Mutex // guards the rest
 	report   Report
 	planner  planner
@@ -149,8 +152,10 @@ func Open(o Options) (*Datapath, error) {
 		unknown: map[string]bool{},
 	}
 	if err := d.open(); err != nil {
-		d.Close()
-		return nil, err
+		if d.attach != nil && !d.report.Adopted {
+			err = errors.Join(err, d.attach.pins.remove()) // leave nothing half made
+		}
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
@@ -443,9 +448,14 @@ func (d *Datapath) Report() Report {
 	return r
 }
 
-// Close releases what this process holds. Pins, links, maps, VIP routes and
+// Close releases what this process holds; once is enough. Pins, links, maps, VIP routes and
 // sysctls stay, so packets go on.
 func (d *Datapath) Close() error {
+	d.closed.Do(func() { d.closeErr = d.close() })
+	return d.closeErr
+}
+
+func (d *Datapath) close() error {
 	close(d.stop)
 	d.done.Wait()
 	var errs []error

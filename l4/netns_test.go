@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -241,6 +242,7 @@ type conn struct {
 	t    *testing.T
 	in   *bufio.Reader
 	node string
+	slot int
 }
 
 func (s *site) dial(to netip.AddrPort) *conn {
@@ -252,7 +254,9 @@ func (s *site) dial(to netip.AddrPort) *conn {
 	}))
 	s.t.Cleanup(func() { c.Close() })
 	c.in = bufio.NewReader(c)
-	c.node, _, _ = strings.Cut(c.line(), "/")
+	node, slot, _ := strings.Cut(c.line(), "/")
+	c.node = node
+	c.slot, _ = strconv.Atoi(slot)
 	return c
 }
 

@@ -143,19 +143,20 @@ func (k *kernel) maps() map[string]*ebpf.Map {
 	}
 }
 
-// remove unpins everything: links detach, maps go with the last program.
+// remove detaches the programs and unpins everything; maps go with the last
+// program.
 func (p pins) remove() error {
-	// Links first: a program whose maps are unpinned still has them.
-	for _, pattern := range []string{"link_*", "map_*"} {
-		paths, err := filepath.Glob(filepath.Join(p.dir, pattern))
-		if err != nil {
-			return err
-		}
-		for _, path := range paths {
-			if err := os.Remove(path); err != nil {
-				return fmt.Errorf("unpin: %w", err)
-			}
-		}
+	links, _ := filepath.Glob(filepath.Join(p.dir, "link_*"))
+	maps, _ := filepath.Glob(filepath.Join(p.dir, "map_*"))
+	var errs []error
+	for _, path := range links {
+		errs = append(errs, detachPinned(path))
+	}
+	for _, path := range maps {
+		errs = append(errs, os.Remove(path))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("unpin: %w", err)
 	}
 	if err := os.Remove(p.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the pins' directory: %w", err)

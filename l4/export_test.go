@@ -1,0 +1,23 @@
+package l4
+
+import "github.com/cirque-lb/lb/bpf"
+
+// Writes is how many writes the last Apply made.
+func Writes(d *Datapath) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.writes
+}
+
+// ForgetWays makes every peer's way unknown until the next refresh.
+func ForgetWays(d *Datapath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for index, address := range d.have.peers {
+		if index != bpf.Self {
+			p, _ := ways{d.network}.find(address.Addr())
+			p.ValidUntil = 0
+			d.kernel.storePeer(index, p)
+		}
+	}
+}
