@@ -66,9 +66,9 @@ func run(file string) error {
 	if err != nil {
 		return err
 	}
-	state, err := node.Load(file, filter.Check())
+	state, err := loadState(file)
 	if err != nil {
-		return inTheWay(file, err)
+		return err
 	}
 	defer state.Close()
 	d := &daemon{config: state.Config(), state: state, log: newLog(state.Config().Log), signals: signals}
@@ -79,20 +79,25 @@ func run(file string) error {
 	return d.serve()
 }
 
-// inTheWay prefers, as the reason why lbd cannot start, that another one runs
-// by the same file, and which.
-func inTheWay(file string, err error) error {
+// loadState reads the file and what data_dir keeps. When that fails because another
+// lbd runs by the same file, the error says which; one that was killed may hold
+// its locks for a moment longer.
+func loadState(file string) (*node.State, error) {
+	state, err := node.Load(file, filter.Check())
+	if err == nil {
+		return state, nil
+	}
 	text, unread := os.ReadFile(file)
 	c, refused := parse(file, text)
 	if unread != nil || refused != nil {
-		return err
+		return nil, err
 	}
 	lock, taken := worker.Lock(c.Node.RunDir)
 	if taken != nil {
-		return taken
+		return nil, taken
 	}
 	lock.Close()
-	return err
+	return node.Load(file, filter.Check())
 }
 
 func newLog(l lb.LogSettings) *slog.Logger {

@@ -146,7 +146,6 @@ func (s *site) admin() *http.Client {
 type workerStatus struct {
 	PID     int    `json:"pid"`
 	State   string `json:"state"`
-	Ready   bool   `json:"ready"`
 	Adopted bool   `json:"adopted"`
 }
 

@@ -1,10 +1,12 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -58,7 +60,7 @@ func (f *Fleet) adopt(ctx context.Context) error {
 }
 
 // find connects to every worker in the run directory. A socket that nobody
-// serves is removed.
+// serves is removed, with its worker if that is beyond help.
 func (f *Fleet) find(ctx context.Context) ([]found, error) {
 	paths, err := filepath.Glob(filepath.Join(f.options.RunDir, "worker-*-*.sock"))
 	if err != nil {
@@ -74,10 +76,11 @@ func (f *Fleet) find(ctx context.Context) ([]found, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist):
-				_ = os.Remove(path)
-			case err != nil:
+			case errors.Is(err, errForeign):
 				errs = append(errs, fmt.Errorf("adopt the worker at %s: %w", path, err))
+			case err != nil:
+				f.options.Log.Warn("a worker cannot be adopted", "socket", path, "err", err)
+				_ = os.Remove(path)
 			default:
 				out = append(out, w)
 			}
@@ -90,10 +93,36 @@ func (f *Fleet) find(ctx context.Context) ([]found, error) {
 	return out, errors.Join(errs...)
 }
 
+// A worker may be just starting, or ending: it is asked again for a while.
+const (
+	reachTries = 30
+	reachTick  = 100 * time.Millisecond
+)
+
 // reach connects to one worker and gets hold of its process.
-func (f *Fleet) reach(ctx context.Context, path string) (found, error) {
+func (f *Fleet) reach(ctx context.Context, path string) (w found, err error) {
+	for range reachTries {
+		w, err = f.reachOnce(ctx, path)
+		switch {
+		case err == nil || errors.Is(err, errForeign):
+			return w, err
+		case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist):
+			return w, err // nobody has the socket open any more
+		case errors.Is(err, context.DeadlineExceeded):
+			return w, errors.Join(err, f.putDown(path))
+		}
+		select {
+		case <-time.After(reachTick):
+		case <-ctx.Done():
+			return w, ctx.Err()
+		}
+	}
+	return w, err
+}
+
+func (f *Fleet) reachOnce(ctx context.Context, path string) (found, error) {
 	m := &member{socket: path, adopted: true, exited: make(chan struct{}), buried: make(chan struct{}), phase: ready}
-	c, h, err := m.connect(ctx, f.options.Version, func(msg message) { f.farewell(m, msg) }, f.run)
+	c, h, err := f.connect(ctx, m)
 	if err != nil {
 		return found{}, err
 	}
@@ -106,6 +135,32 @@ func (f *Fleet) reach(ctx context.Context, path string) (found, error) {
 	// Until it has a crew of ours it has one of its own.
 	m.crew = assemble(h.Crew, h.Processes, h.Threads, "lbd", nil)
 	return found{m, h}, nil
+}
+
+// putDown kills a worker that takes connections and answers nothing: while it
+// holds our sockets, they may be bound by nobody else. Without its pid (it
+// never came as far as serving its socket) it ends by itself.
+func (f *Fleet) putDown(path string) error {
+	u, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil // it is gone
+	}
+	defer u.Close()
+	cred, err := peer(u)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(fd)
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/cmdline")
+	if err != nil || !bytes.Contains(text, []byte("\x00worker\x00--crew\x00")) {
+		return nil
+	}
+	f.options.Log.Error("a worker that does not answer is killed", "pid", cred.Pid)
+	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 }
 
 // identify opens a pidfd of the process that serves the socket. The pid is the
@@ -157,6 +212,7 @@ func (f *Fleet) part(all, current []found) {
 		}
 		if !w.hello.Active {
 			w.member.signal(unix.SIGKILL)
+			<-w.member.exited // with it goes its hold on sockets
 			continue
 		}
 		w.member.phase = draining

@@ -74,7 +74,8 @@ type process struct {
 	started time.Time
 	exit    chan int // the exit code; the first one counts
 
-	preparing sync.Mutex
+	preparing sync.Mutex // one configuration is built at a time
+	obeying   sync.Mutex // one request is carried out at a time, and none of a supervisor that was replaced
 
 	mu         sync.Mutex // guards what follows
 	supervisor *conn      // nil: none
@@ -313,11 +314,13 @@ func (p *process) greet(c *conn) error {
 	if err := c.unix.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	p.obeying.Lock()
 	p.mu.Lock()
 	old := p.supervisor
 	p.supervisor = c
 	reply := p.hello()
 	p.mu.Unlock()
+	p.obeying.Unlock()
 	if old != nil {
 		old.close()
 	}

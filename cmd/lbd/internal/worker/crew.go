@@ -139,7 +139,7 @@ func (f *Fleet) launch(ctx context.Context, c *crew, index int) (*member, error)
 
 // attach connects to a worker, whoever started it.
 func (f *Fleet) attach(ctx context.Context, m *member) error {
-	c, h, err := m.connect(ctx, f.options.Version, func(msg message) { f.farewell(m, msg) }, f.run)
+	c, h, err := f.connect(ctx, m)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,18 +36,39 @@ func Lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock run_dir: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, &LockedError{dir, holder(f)}
-		}
-		return nil, fmt.Errorf("lock run_dir %s: %w", dir, err)
+	if err := flock(f, dir); err != nil {
+		f.Close()
+		return nil, err
 	}
 	// The number is for the other's message only; the lock is the flock.
 	if err := f.Truncate(0); err == nil {
 		f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	return f, nil
+}
+
+// A supervisor that is killed while it starts a worker leaves a child that
+// holds the lock until it executes the worker's program.
+const (
+	lockTries = 50
+	lockTick  = 20 * time.Millisecond
+)
+
+func flock(f *os.File, dir string) error {
+	for range lockTries {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if err != unix.EWOULDBLOCK {
+			return fmt.Errorf("lock run_dir %s: %w", dir, err)
+		}
+		if pid := holder(f); pid == 0 || unix.Kill(pid, 0) != unix.ESRCH {
+			break // it lives
+		}
+		time.Sleep(lockTick)
+	}
+	return &LockedError{dir, holder(f)}
 }
 
 // own makes the directory when it is missing. One that others may write to is
@@ -71,10 +93,12 @@ func own(dir string) error {
 }
 
 func holder(f *os.File) int {
-	text, err := io.ReadAll(io.LimitReader(f, 32))
-	if err != nil {
+	text := make([]byte, 32)
+	n, err := f.ReadAt(text, 0)
+	if err != nil && err != io.EOF {
 		return 0
 	}
+	text = text[:n]
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 	return pid
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -64,8 +65,9 @@ type member struct {
 	detail     string
 }
 
-// connect dials the control socket and exchanges hellos.
-func (m *member) connect(ctx context.Context, version string, unasked func(message), run func(func())) (*conn, helloReply, error) {
+// connect dials a worker's control socket and exchanges hellos. The connection
+// ends with the fleet, at the latest.
+func (f *Fleet) connect(ctx context.Context, m *member) (*conn, helloReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
 	var d net.Dialer
@@ -74,18 +76,25 @@ func (m *member) connect(ctx context.Context, version string, unasked func(messa
 		return nil, helloReply{}, err
 	}
 	c := newConn(u.(*net.UnixConn))
-	run(func() { c.runReplies(unasked) })
+	stop := context.AfterFunc(f.ctx, c.close)
+	f.run(func() {
+		defer stop()
+		c.runReplies(func(msg message) { f.farewell(m, msg) })
+	})
 	var h helloReply
-	if _, err := c.call(ctx, opHello, helloRequest{protocol, version}, nil, &h); err != nil {
+	if _, err := c.call(ctx, opHello, helloRequest{protocol, f.options.Version}, nil, &h); err != nil {
 		c.close()
 		return nil, h, err
 	}
 	if h.Protocol != protocol {
 		c.close()
-		return nil, h, fmt.Errorf("it speaks version %d of the control protocol (lbd %s), we speak %d", h.Protocol, h.Version, protocol)
+		return nil, h, fmt.Errorf("it %w %d of the control protocol (lbd %s), we speak %d", errForeign, h.Protocol, h.Version, protocol)
 	}
 	return c, h, nil
 }
+
+// errForeign: it answers, but not in a way that we understand.
+var errForeign = errors.New("speaks version")
 
 // quick calls an op that needs no work.
 func (c *conn) quick(ctx context.Context, op string, body any, fds []int, reply any) ([]int, error) {

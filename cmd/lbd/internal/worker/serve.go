@@ -17,14 +17,29 @@ import (
 // take a while and must not keep pings waiting.
 func (p *process) handle(c *conn, m message) {
 	if m.Op == opPrepare {
-		go p.answer(c, m)
+		go func() { p.answer(c, m, nil, nil, with(m, func(d document) error { return p.prepare(c, d) })) }()
 		return
 	}
-	p.answer(c, m)
+	p.obeying.Lock()
+	if !p.obeys(c) {
+		p.obeying.Unlock()
+		closeAll(m.fds)
+		return
+	}
+	body, fds, err := p.do(m)
+	p.obeying.Unlock()
+	p.answer(c, m, body, fds, err)
 }
 
-func (p *process) answer(c *conn, m message) {
-	body, fds, err := p.do(m)
+// obeys reports whether c is the supervisor that counts. What an earlier one
+// said and nobody has read yet must not undo what its successor says.
+func (p *process) obeys(c *conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.supervisor == c
+}
+
+func (p *process) answer(c *conn, m message, body any, fds []int, err error) {
 	reply := message{ID: m.ID}
 	if err != nil {
 		reply.Fault = newFault(err)
@@ -42,8 +57,6 @@ func (p *process) do(m message) (body any, fds []int, err error) {
 		return p.pong(), nil, nil
 	case opStats:
 		return p.server.Stats(), nil, nil
-	case opPrepare:
-		return nil, nil, with(m, p.prepare)
 	case opCommit:
 		return nil, nil, with(m, p.commit)
 	case opAbort:
@@ -87,11 +100,12 @@ func (p *process) pong() pong {
 }
 
 // prepare builds a configuration and keeps it for a commit.
-func (p *process) prepare(d document) error {
-	if !p.preparing.TryLock() {
-		return errors.New("another configuration is being built")
-	}
+func (p *process) prepare(by *conn, d document) error {
+	p.preparing.Lock()
 	defer p.preparing.Unlock()
+	if !p.obeys(by) {
+		return errReplaced
+	}
 	p.abort()
 	c, err := p.child.Parse(d.File, d.Text)
 	if err != nil {
@@ -103,9 +117,14 @@ func (p *process) prepare(d document) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.supervisor != by {
+		return errReplaced
+	}
 	p.built = &built{d, c, commit}
 	return nil
 }
+
+var errReplaced = errors.New("another supervisor has taken over")
 
 func (p *process) abort() {
 	p.mu.Lock()

@@ -85,13 +85,7 @@ func (f *Fleet) Close() error {
 func (f *Fleet) letGo() {
 	f.mu.Lock()
 	f.end()
-	members := f.present()
 	f.mu.Unlock()
-	for _, m := range members {
-		if m.conn != nil {
-			m.conn.close()
-		}
-	}
 	f.work.Wait()
 	f.lock.Close()
 }

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"math/rand/v2"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A supervisor that dies at any moment of an upgrade or a reload leaves one
+// crew that serves, and the next supervisor finds which.
+func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes many processes")
+	}
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	s := newSite(t)
+	c := s.start()
+	l := s.load(4)
+	for range 12 {
+		signal := []syscall.Signal{syscall.SIGUSR2, syscall.SIGHUP}[random.IntN(2)]
+		if signal == syscall.SIGHUP {
+			s.configure("  - match: { path: /" + string(rune('a'+random.IntN(26))) + " }\n    respond: { status: 410 }")
+		}
+		c.Process.Signal(signal)
+		// The moment is the test: an upgrade takes about 100 ms here.
+		<-time.After(time.Duration(random.IntN(150)) * time.Millisecond)
+		c = s.restart(c)
+		s.until("one crew of two serves", func() bool {
+			ready := 0
+			for _, w := range s.workers() {
+				if w.State == "ready" {
+					ready++
+				}
+			}
+			return ready == 2
+		})
+	}
+	s.until("old crews are gone", func() bool { return len(s.pids()) == 2 })
+	l.end()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
+	}
+	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+}
+
+// restart kills the supervisor and starts another.
+func (s *site) restart(c *exec.Cmd) *exec.Cmd {
+	s.t.Helper()
+	c.Process.Kill()
+	s.until("it is gone", func() bool { return syscall.Kill(c.Process.Pid, 0) == syscall.ESRCH })
+	return s.start()
+}
