@@ -258,7 +258,7 @@ type Check struct {
 	TCP      bool          `yaml:"tcp"`
 	GRPC     *string       `yaml:"grpc"`                                    // a service name; "" is the whole server
 	Expect   StatusRange   `yaml:"expect" default:"200-299"`                // http; default 200-299
-	Host     string        `yaml:"host"`                                    // http; default the backend's address
+	Host     string        `yaml:"host"`                                    // http and grpc; default the backend's address
 	Interval time.Duration `yaml:"interval" default:"2s" range:"100ms..1h"` // default 2s, spread by 10 % jitter
 	Timeout  time.Duration `yaml:"timeout" default:"1s" range:"10ms..1m"`   // default 1s
 	Rise     int           `yaml:"rise" default:"2" range:"1..100"`         // default 2

@@ -20,7 +20,6 @@ var unavailable = rows(`
 	pools.*.slow_start!0s
 	pools.*.panic!off
 	pools.*.outlier
-	pools.*.check.grpc
 `)
 
 // refusal is what a row says of a path.

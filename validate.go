@@ -290,10 +290,11 @@ func (v *validator) check(c *Check) {
 	if v.has(&c.HTTP) && !validTarget(c.HTTP) {
 		v.errorf(&c.HTTP, CodeCheckKind, "begin it with /", "%q is not a path to ask for", c.HTTP)
 	}
-	for key, at := range map[string]any{"expect": &c.Expect, "host": &c.Host} {
-		if v.has(at) && !v.has(&c.HTTP) {
-			v.errorf(at, CodeCheckKind, "", "%s is for http checks", key)
-		}
+	if v.has(&c.Expect) && !v.has(&c.HTTP) {
+		v.errorf(&c.Expect, CodeCheckKind, "", "expect is for http checks")
+	}
+	if v.has(&c.Host) && v.has(&c.TCP) {
+		v.errorf(&c.Host, CodeCheckKind, "", "host is for http and grpc checks")
 	}
 	if v.has(&c.Host) && !validField(c.Host) {
 		v.errorf(&c.Host, CodeText, "", "%q cannot be a Host", c.Host)
