@@ -373,6 +373,14 @@ func (c *Cluster) event(kind, subject, detail string) {
 	}
 }
 
+// rarely is event for the 1st, 2nd, 4th, 8th… time only: what strangers send and
+// seeds that are away for years must not fill the log.
+func (c *Cluster) rarely(times uint64, kind, subject, detail string) {
+	if times&(times-1) == 0 {
+		c.event(kind, subject, fmt.Sprintf("%s (time %d)", detail, times))
+	}
+}
+
 // describe is an epoch in one line: "3 by a: a=4 b=0".
 func describe(e lb.Epoch) string {
 	var b strings.Builder

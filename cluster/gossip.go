@@ -302,8 +302,7 @@ func (g *gossip) NotifyMsg(message []byte) {
 }
 
 func (g *gossip) malformed(err error) {
-	g.cluster.count.malformed.Add(1)
-	g.cluster.options.Log.Warn("gossip message refused", "error", err)
+	g.cluster.rarely(g.cluster.count.malformed.Add(1), "gossip.refused", "malformed", err.Error())
 }
 
 // heardOf asks for an announced epoch that is not here yet.
@@ -407,19 +406,19 @@ func (r *refusals) Write(line []byte) (int, error) {
 	has := func(s string) bool { return bytes.Contains(line, []byte(s)) }
 	switch {
 	case has("unacceptable label"), has("label header"):
-		r.refuse(&count.wrongName, "gossip of another cluster refused", line)
+		r.refuse(&count.wrongName, "another cluster's", line)
 	case has("could decrypt"), has("Decrypt packet"), has("is not encrypted"), has("is encrypted and encryption is not configured"):
-		r.refuse(&count.wrongKey, "gossip with a wrong key refused", line)
+		r.refuse(&count.wrongKey, "wrong key", line)
 	default:
 		r.cluster.options.Log.Debug(string(bytes.TrimSpace(line)))
 	}
 	return len(line), nil
 }
 
-// refuse counts; the log gets the 1st, 2nd, 4th, 8th… so that a stranger
-// cannot fill it.
 func (r *refusals) refuse(counter *atomic.Uint64, what string, line []byte) {
-	if n := counter.Add(1); n&(n-1) == 0 {
-		r.cluster.options.Log.Warn(what, "times", n, "detail", string(bytes.TrimSpace(line)))
+	_, detail, found := strings.Cut(string(bytes.TrimSpace(line)), "memberlist: ")
+	if !found {
+		detail = string(line)
 	}
+	r.cluster.rarely(counter.Add(1), "gossip.refused", what, detail)
 }

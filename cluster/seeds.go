@@ -113,23 +113,11 @@ func (s *seeds) dial(ctx context.Context, address string, t *target) {
 		if err := s.cluster.gossip.join(a); err != nil {
 			s.failed.Add(1)
 			t.failures++
-			s.complain(address, t.failures, err)
+			s.cluster.rarely(uint64(t.failures), "seed.unreachable", address, err.Error())
 			continue
 		}
 		t.failures = 0
 		s.cluster.synced()
-	}
-}
-
-// complain tells of the 1st, 2nd, 4th, 8th… failure in a row: a seed may be
-// away for years.
-func (s *seeds) complain(address string, times int, err error) {
-	if times&(times-1) != 0 {
-		return
-	}
-	s.cluster.options.Log.Warn("seed cannot be joined; it is dialled for ever", "seed", address, "times", times, "error", err)
-	if times == 1 {
-		s.cluster.event("seed.unreachable", address, err.Error())
 	}
 }
 

@@ -233,6 +233,7 @@ func (c *fakeCluster) SetWeight(w int)          { c.diary.add("cluster: weight %
 func (c *fakeCluster) Changed() <-chan struct{} { return c.changed }
 func (c *fakeCluster) Seed() [16]byte           { return [16]byte{1} }
 func (c *fakeCluster) Tags() []uint32           { return []uint32{1} }
+func (c *fakeCluster) Samples() []lb.Sample     { return nil }
 
 func (c *fakeCluster) Epochs() []lb.Epoch {
 	c.mu.Lock()

@@ -76,7 +76,8 @@ type Node struct {
 	overlay Overlay
 	reload  Reload
 	drain   drain
-	told    *Decision // what was told last; nil: nothing yet
+	told    *Decision  // what was told last; nil: nothing yet
+	probing *lb.Config // whose targets the monitor has
 	paths   pathState
 	live    liveness
 	address []netip.Addr

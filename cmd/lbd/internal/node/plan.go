@@ -65,13 +65,17 @@ func state(f Facts) lb.State {
 
 // targets lists the backends that have a check.
 func targets(c *lb.Config) []Target {
-	var all []Target
+	n := 0
+	for _, p := range c.Pools {
+		n += len(p.Backends)
+	}
+	all := make([]Target, 0, n)
 	for _, p := range c.Pools {
 		if p.Check == nil {
 			continue
 		}
 		for _, b := range p.Backends {
-			all = append(all, Target{b.ID(p.Name), *p.Check})
+			all = append(all, Target{lb.BackendID{Pool: p.Name, Address: b.Address}, *p.Check})
 		}
 	}
 	return all

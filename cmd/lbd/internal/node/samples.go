@@ -14,6 +14,9 @@ func (n *Node) Samples() []lb.Sample {
 	if n.o.Datapath != nil {
 		all = append(all, n.o.Datapath.Samples()...)
 	}
+	if n.o.Cluster != nil {
+		all = append(all, n.o.Cluster.Samples()...)
+	}
 	all = append(all, configSamples(s)...)
 	all = append(all, backendSamples(s, n.Reports())...)
 	all = append(all, clusterSamples(s)...)

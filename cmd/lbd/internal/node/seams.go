@@ -115,6 +115,7 @@ type Cluster interface {
 	Changed() <-chan struct{} // a token after Epochs or Peers changed; tokens coalesce
 	Seed() [16]byte           // of the row hash
 	Tags() []uint32           // of encapsulated packets
+	Samples() []lb.Sample     // what gossip counts
 }
 
 // Peer is a node as gossip knows it.

@@ -55,10 +55,11 @@ func (n *Node) tell(d Decision) {
 	if first {
 		n.told = &Decision{}
 	}
-	if first || !reflect.DeepEqual(d.State, n.told.State) {
+	if first || !sameState(d.State, n.told.State) {
 		n.o.Fleet.SetState(d.State)
 	}
-	if n.o.Monitor != nil && !reflect.DeepEqual(d.Targets, n.told.Targets) {
+	if n.o.Monitor != nil && n.probing != n.running.config {
+		n.probing = n.running.config // targets follow from it alone
 		n.o.Monitor.Update(d.Targets)
 	}
 	if c := n.o.Cluster; c != nil {
@@ -106,6 +107,11 @@ func (n *Node) steer(s lb.Steering) {
 	case before != nil:
 		n.event(lb.Event{Kind: "fastpath.mended", Subject: n.running.config.Node.Name})
 	}
+}
+
+// sameState is reflect.DeepEqual, which takes long for many backends.
+func sameState(a, b lb.State) bool {
+	return a.Draining == b.Draining && a.Cut == b.Cut && maps.Equal(a.Health, b.Health) && reflect.DeepEqual(a.Admin, b.Admin)
 }
 
 func sameSteering(a, b lb.Steering) bool { return reflect.DeepEqual(a, b) }
