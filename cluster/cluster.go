@@ -8,6 +8,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,8 @@ func open(o Options, t timing, wrap wrapTransport) (*Cluster, error) {
 		events:  make(chan lb.Event, 256),
 		view:    newView(o.Self),
 	}
-	c.view.merge(c.load())
+	c.view.seed = o.seed()
+	c.load(c.view)
 	c.seeds = newSeeds(c, o.Join, t.redial)
 	if err := c.openGossip(t, wrap); err != nil {
 		return nil, fmt.Errorf("open gossip of cluster %s on %s: %w", o.Name, o.Bind, err)
@@ -155,12 +157,12 @@ func (c *Cluster) Run(ctx context.Context) error {
 func (c *Cluster) runRules(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var saved []lb.Epoch
+	var saved list
 	for {
 		again := c.settle()
-		if epochs := c.Epochs(); !slices.EqualFunc(saved, epochs, equalEpochs) {
-			c.save(epochs)
-			saved = epochs
+		if l := c.list(); l.Firm && !l.equal(saved) {
+			c.save(l)
+			saved = l
 		}
 		timer.Stop()
 		if !again.IsZero() {
@@ -240,6 +242,29 @@ func (c *Cluster) learn(epochs []lb.Epoch) {
 	})
 }
 
+// adopt takes in the seed of a peer's list.
+func (c *Cluster) adopt(l list) {
+	c.update(func(v *view) {
+		if had := v.firm; v.adopt([16]byte(l.Seed), l.Firm, l.Epochs) {
+			signal(c.changed)
+			if had {
+				c.event("cluster.seed", c.options.Name, "another part of the cluster has another flow seed and the newer epoch: flows move")
+			}
+		}
+	})
+}
+
+// list is what this node tells in a push/pull and keeps in its file.
+func (c *Cluster) list() list {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return list{Seed: bytes.Clone(c.view.seed[:]), Firm: c.view.firm, Epochs: c.view.epochs}
+}
+
+func (l list) equal(o list) bool {
+	return bytes.Equal(l.Seed, o.Seed) && slices.EqualFunc(l.Epochs, o.Epochs, equalEpochs)
+}
+
 // hear takes in what gossip tells of another node.
 func (c *Cluster) hear(p peer) {
 	c.update(func(v *view) {
@@ -278,7 +303,7 @@ func (c *Cluster) answer(q question) (epochs []lb.Epoch, from peer, known bool) 
 func (c *Cluster) synced() {
 	c.update(func(v *view) {
 		if !v.synced {
-			v.synced = true
+			v.synced, v.firm = true, true
 			signal(c.changed)
 		}
 	})

@@ -122,7 +122,7 @@ func (n *network) eventually(what string, holds func(c *Cluster) bool, names ...
 			case <-c.Changed():
 			case <-time.After(20 * time.Millisecond): // counters change without a token
 			case <-deadline.C:
-				n.t.Fatalf("%s: %s does not hold on %s: epochs %s, members %+v, counters %+v", n.t.Name(), what, name, list(c.Epochs()), c.Members(), c.Counters())
+				n.t.Fatalf("%s: %s does not hold on %s: epochs %s, members %+v, counters %+v", n.t.Name(), what, name, lines(c.Epochs()), c.Members(), c.Counters())
 			}
 		}
 	}
@@ -145,12 +145,12 @@ func current(c *Cluster) string {
 	return members
 }
 
-func list(epochs []lb.Epoch) string {
-	var lines []string
+func lines(epochs []lb.Epoch) string {
+	var all []string
 	for _, e := range epochs {
-		lines = append(lines, describe(e))
+		all = append(all, describe(e))
 	}
-	return strings.Join(lines, "; ")
+	return strings.Join(all, "; ")
 }
 
 func TestNodesThatJoinAgree(t *testing.T) {
@@ -191,8 +191,8 @@ func TestANodeThatLeavesIsOutAtOnceAndStaysInThePast(t *testing.T) {
 	n.kill("b")
 	n.agree("a=4 c=4", "a", "c")
 	n.eventually("b has left", func(c *Cluster) bool { return state(c, "b") == Left }, "a", "c")
-	if !strings.Contains(list(n.nodes["a"].Epochs()), "a=4 b=4 c=4") {
-		t.Errorf("the epoch with b is gone: %s", list(n.nodes["a"].Epochs()))
+	if !strings.Contains(lines(n.nodes["a"].Epochs()), "a=4 b=4 c=4") {
+		t.Errorf("the epoch with b is gone: %s", lines(n.nodes["a"].Epochs()))
 	}
 }
 
@@ -249,7 +249,7 @@ func TestAPartitionHealsAndKeepsBothPasts(t *testing.T) {
 	n.agree("c=4", "c")
 	n.split()
 	n.agree("a=4 b=4 c=4", "a", "b", "c")
-	past := list(n.nodes["b"].Epochs())
+	past := lines(n.nodes["b"].Epochs())
 	for _, want := range []string{": a=4 b=4;", ": c=4;"} {
 		if !strings.Contains(past, want) {
 			t.Errorf("the heal lost %q: %s", want, past)
@@ -268,14 +268,14 @@ func TestARestartAloneKeepsTheEpochs(t *testing.T) {
 	before := n.nodes["a"].Epochs()
 	n.eventually("saved", func(c *Cluster) bool {
 		got, _ := readSaved(saved.StateFile, "test")
-		return slices.EqualFunc(got, before, equalEpochs)
+		return slices.EqualFunc(got.Epochs, before, equalEpochs)
 	}, "a")
 	n.kill("a")
 	n.kill("b")
 	a := n.start("a", func(o *Options) { *o = saved })
 	n.eventually("synced", (*Cluster).Synced, "a")
 	if !slices.EqualFunc(a.Epochs(), before, equalEpochs) {
-		t.Errorf("after the restart: got %s, want %s", list(a.Epochs()), list(before))
+		t.Errorf("after the restart: got %s, want %s", lines(a.Epochs()), lines(before))
 	}
 }
 
@@ -304,18 +304,38 @@ func TestAWrongClusterNameIsRefusedAndCounted(t *testing.T) {
 	n.agree("a=4", "a")
 }
 
+// TestKeysRotateWithoutALoss restarts node after node with the next content of
+// key_file: at no time is one refused, takes another seed, or leaves the epoch.
 func TestKeysRotateWithoutALoss(t *testing.T) {
 	older, newer := Key{1}, Key{2}
+	dir := t.TempDir()
 	n := newNetwork(t)
-	n.start("a", func(o *Options) { o.Keys = []Key{older, newer} })
-	n.start("b", func(o *Options) { o.Keys = []Key{newer, older} })
-	n.agree("a=4 b=4", "a", "b")
-	a, b := n.nodes["a"], n.nodes["b"]
-	if a.Counters().WrongKey+b.Counters().WrongKey != 0 {
-		t.Errorf("refused: %+v %+v", a.Counters(), b.Counters())
+	n.keys = []Key{older}
+	file := func(o *Options) { o.StateFile = filepath.Join(dir, o.Self.Name) }
+	for _, name := range []string{"a", "b", "c"} {
+		n.start(name, file)
 	}
-	if x, y := a.Tags(), b.Tags(); len(x) != 2 || x[0] != y[1] || x[1] != y[0] {
-		t.Errorf("tags %x and %x are not the same two", x, y)
+	n.agree("a=4 b=4 c=4", "a", "b", "c")
+	seed := n.nodes["a"].Seed()
+	for _, keys := range [][]Key{{older, newer}, {newer, older}, {newer}} {
+		n.keys = keys
+		for _, name := range []string{"a", "b", "c"} {
+			at := n.nodes[name].Address()
+			n.kill(name)
+			n.start(name, file, func(o *Options) { o.Bind = at })
+			n.eventually("synced", (*Cluster).Synced, name)
+			n.agree("a=4 b=4 c=4", "a", "b", "c")
+			for _, c := range n.nodes {
+				if c.Seed() != seed || c.Counters().WrongKey != 0 {
+					t.Fatalf("keys %v: seed %x, was %x; %+v", keys, c.Seed(), seed, c.Counters())
+				}
+			}
+		}
+	}
+	d := n.start("d")
+	n.agree("a=4 b=4 c=4 d=4", "a", "b", "c", "d")
+	if d.Seed() != seed || len(d.Tags()) != 1 {
+		t.Errorf("a new node has seed %x and tags %x, want %x", d.Seed(), d.Tags(), seed)
 	}
 }
 

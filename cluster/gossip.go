@@ -293,6 +293,8 @@ func (g *gossip) NotifyMsg(message []byte) {
 		err = g.asked(body)
 	case kindEpochs:
 		err = g.received(body)
+	case kindList:
+		err = g.receivedList(body)
 	default:
 		err = fmt.Errorf("unknown kind %q", message[0])
 	}
@@ -337,19 +339,26 @@ func (g *gossip) received(body []byte) error {
 	return err
 }
 
+func (g *gossip) receivedList(body []byte) error {
+	l, err := decodeList(body)
+	if err == nil {
+		g.cluster.adopt(l)
+		g.cluster.learn(l.Epochs)
+	}
+	return err
+}
+
 // GetBroadcasts hands announcements to UDP gossip.
 func (g *gossip) GetBroadcasts(overhead, limit int) [][]byte {
 	return g.queue.GetBroadcasts(overhead, limit)
 }
 
 // LocalState is our list, for a push/pull.
-func (g *gossip) LocalState(bool) []byte { return encode(kindEpochs, g.cluster.Epochs()) }
+func (g *gossip) LocalState(bool) []byte { return encode(kindList, g.cluster.list()) }
 
 // MergeRemoteState is a peer's list, by a push/pull.
 func (g *gossip) MergeRemoteState(message []byte, _ bool) {
-	if len(message) > 0 { // a peer that has no epochs yet may send none
-		g.NotifyMsg(message)
-	}
+	g.NotifyMsg(message)
 }
 
 // NotifyJoin is a node that is here, for the first time or again.

@@ -51,13 +51,22 @@ func ParseKeys(file []byte) ([]Key, error) {
 }
 
 // Seed keys the hash that puts flows in rows: every node of a cluster has the
-// same, nobody outside can guess it, and it never travels. Without a key
-// (loopback only) it follows from the cluster's name.
+// same and nobody outside can guess it. It is made of the key that the cluster
+// began with and stays when keys rotate; nodes that join learn it by encrypted
+// gossip before they are Synced.
 func (c *Cluster) Seed() [16]byte {
-	if len(c.options.Keys) == 0 {
-		return [16]byte(derive([]byte(c.options.Name), "lb flow seed, no key", 16))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.view.seed
+}
+
+// seed is what a cluster that begins with these options has. Without a key
+// (loopback only) it follows from the cluster's name.
+func (o Options) seed() [16]byte {
+	if len(o.Keys) == 0 {
+		return [16]byte(derive([]byte(o.Name), "lb flow seed, no key", 16))
 	}
-	return [16]byte(derive(c.options.Keys[0][:], "lb flow seed", 16))
+	return [16]byte(derive(o.Keys[0][:], "lb flow seed", 16))
 }
 
 // Tags authenticate encapsulated packets: of the first key, then of the one

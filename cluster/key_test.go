@@ -38,11 +38,11 @@ func TestWhatIsDerivedFromAKeyNeverChanges(t *testing.T) {
 		t.Errorf("tags: %x", got)
 	}
 	// A changed derivation would cut every cluster in two during an upgrade.
-	if got, want := fmt.Sprintf("%x %x", c.Seed(), c.Tags()), "9e5f041f137b99c212597736ff6662f0 [47f4cde7 cc547bbf]"; got != want {
+	if got, want := fmt.Sprintf("%x %x", c.options.seed(), c.Tags()), "9e5f041f137b99c212597736ff6662f0 [47f4cde7 cc547bbf]"; got != want {
 		t.Errorf("seed and tags: got %s, want %s", got, want)
 	}
 	alone := &Cluster{options: Options{Name: "edge"}}
-	if alone.Tags() != nil || alone.Seed() == c.Seed() {
-		t.Errorf("without a key: tags %x, seed %x", alone.Tags(), alone.Seed())
+	if alone.Tags() != nil || alone.options.seed() == c.options.seed() {
+		t.Errorf("without a key: tags %x, seed %x", alone.Tags(), alone.options.seed())
 	}
 }

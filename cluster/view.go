@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type view struct {
 	synced  bool      // has the full list, or nobody answers
 	leaving bool
 
+	seed   [16]byte // of the flow hash
+	firm   bool     // seed is the cluster's, not just what our first key makes
 	epochs []lb.Epoch
 	peers  map[string]peer      // everybody else gossip ever told of
 	absent map[string]time.Time // listed in the current epoch but not here: when its removal is due
@@ -94,6 +97,29 @@ func (v *view) merge(epochs []lb.Epoch) (learnt []lb.Epoch) {
 		v.forgotten += uint64(n - retained)
 	}
 	return learnt
+}
+
+// adopt decides between our seed and a peer's, before the peer's epochs are
+// merged. A seed is made of the key that its cluster began with and outlives
+// that key's rotation: another one would move every flow. Only parts that never
+// met can have two; then that of the newer epoch stays, on both sides.
+func (v *view) adopt(seed [16]byte, firm bool, epochs []lb.Epoch) (changed bool) {
+	var newest lb.Epoch
+	if len(epochs) > 0 {
+		newest = epochs[0]
+	}
+	theirs := bytes.Compare(seed[:], v.seed[:]) > 0
+	if firm && v.firm {
+		theirs = cmp.Or(newest.Compare(v.current()), bytes.Compare(seed[:], v.seed[:])) > 0
+	} else if firm != v.firm {
+		theirs = firm
+	}
+	if !theirs {
+		return false
+	}
+	changed = seed != v.seed
+	v.seed, v.firm = seed, firm
+	return changed
 }
 
 // mint makes the epoch that the rules ask this node for now, if any, and says

@@ -132,7 +132,7 @@ func (w *world) do(t *testing.T, line string) {
 		}
 	case "list":
 		for _, name := range f[1:] {
-			fmt.Fprintf(&w.out, "  %s: %s\n", name, list(w.views[name].epochs))
+			fmt.Fprintf(&w.out, "  %s: %s\n", name, lines(w.views[name].epochs))
 		}
 	default:
 		t.Fatalf("unknown command %q", line)
@@ -250,7 +250,7 @@ func checkList(t *rapid.T, epochs []lb.Epoch) {
 			t.Fatalf("epoch %s: %v", describe(e), err)
 		}
 		if i > 0 && epochs[i-1].Compare(e) <= 0 {
-			t.Fatalf("not newest first: %s", list(epochs))
+			t.Fatalf("not newest first: %s", lines(epochs))
 		}
 	}
 }
@@ -259,7 +259,7 @@ func (w *world) checkAgreement(t *rapid.T, names []string) {
 	first := w.views[names[0]].epochs
 	for _, n := range names {
 		if got := w.views[n].epochs; lb.View(got) != lb.View(first) || !slices.EqualFunc(got, first, equalEpochs) {
-			t.Fatalf("%s has %s\n%s has %s", n, list(got), names[0], list(first))
+			t.Fatalf("%s has %s\n%s has %s", n, lines(got), names[0], lines(first))
 		}
 		if e, minted, again := w.views[n].mint(w.now); minted || !again.IsZero() {
 			t.Fatalf("%s is not at rest: %s at %v", n, describe(e), again)
@@ -271,6 +271,30 @@ func (w *world) checkAgreement(t *rapid.T, names []string) {
 	if len(first[0].Members) != len(names) {
 		t.Fatalf("strangers in %s", describe(first[0]))
 	}
+}
+
+// TestTwoThatMeetHaveOneSeed: whatever they come with, and the one that knows
+// the cluster's does not take a newcomer's.
+func TestTwoThatMeetHaveOneSeed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) *view {
+			v := newView(self(name))
+			v.seed[0], v.firm = rapid.Byte().Draw(t, "seed"), rapid.Bool().Draw(t, "firm")
+			if v.firm {
+				v.merge([]lb.Epoch{{Counter: rapid.Uint64Range(1, 3).Draw(t, "counter"), Origin: name, Members: []lb.Member{self(name)}}})
+			}
+			return v
+		}
+		a, b := draw("a"), draw("b")
+		was := *a
+		a.adopt(b.seed, b.firm, b.epochs)
+		if b.adopt(was.seed, was.firm, was.epochs); a.seed != b.seed {
+			t.Fatalf("%x and %x", a.seed, b.seed)
+		}
+		if was.firm && !b.firm && a.seed != was.seed {
+			t.Fatal("the cluster took a newcomer's seed")
+		}
+	})
 }
 
 // TestMergeDoesNotDependOnOrder: any order and grouping of the same epochs,
@@ -288,7 +312,7 @@ func TestMergeDoesNotDependOnOrder(t *testing.T) {
 			other.merge([]lb.Epoch{e})
 		}
 		if !slices.EqualFunc(one.epochs, other.epochs, equalEpochs) {
-			t.Fatalf("%s\n%s", list(one.epochs), list(other.epochs))
+			t.Fatalf("%s\n%s", lines(one.epochs), lines(other.epochs))
 		}
 		checkList(t, one.epochs)
 	})

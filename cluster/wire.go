@@ -16,7 +16,15 @@ const (
 	kindAnnounce byte = 'a' // announcement: an epoch exists
 	kindAsk      byte = 'q' // question: send what I lack
 	kindEpochs   byte = 'e' // []lb.Epoch
+	kindList     byte = 'l' // list, by push/pull only
 )
+
+// list is everything that a node starting, or one long cut off, must learn.
+type list struct {
+	Seed   []byte     `json:"seed"`
+	Firm   bool       `json:"firm"`
+	Epochs []lb.Epoch `json:"epochs"`
+}
 
 // announcement says that holder has an epoch.
 type announcement struct {
@@ -54,21 +62,36 @@ func encode(kind byte, what any) []byte {
 	return append([]byte{kind}, body...)
 }
 
-// decodeEpochs reads a list and refuses it whole if one epoch is not valid.
+// decodeList reads a list and refuses it whole if a part is not valid.
+func decodeList(body []byte) (l list, err error) {
+	if err := json.Unmarshal(body, &l); err != nil {
+		return l, fmt.Errorf("read list: %w", err)
+	}
+	if len(l.Seed) != 16 {
+		return l, fmt.Errorf("read list: a seed of %d bytes", len(l.Seed))
+	}
+	return l, validAll(l.Epochs)
+}
+
+// decodeEpochs reads epochs and refuses all if one is not valid.
 func decodeEpochs(body []byte) ([]lb.Epoch, error) {
 	var epochs []lb.Epoch
 	if err := json.Unmarshal(body, &epochs); err != nil {
 		return nil, fmt.Errorf("read epochs: %w", err)
 	}
+	return epochs, validAll(epochs)
+}
+
+func validAll(epochs []lb.Epoch) error {
 	if len(epochs) > retained {
-		return nil, fmt.Errorf("read epochs: %d of them, %d is the most", len(epochs), retained)
+		return fmt.Errorf("read epochs: %d of them, %d is the most", len(epochs), retained)
 	}
 	for _, e := range epochs {
 		if err := valid(e); err != nil {
-			return nil, fmt.Errorf("read epoch %d of %s: %w", e.Counter, e.Origin, err)
+			return fmt.Errorf("read epoch %d of %s: %w", e.Counter, e.Origin, err)
 		}
 	}
-	return epochs, nil
+	return nil
 }
 
 func decodeQuestion(body []byte) (q question, err error) {

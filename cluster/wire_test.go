@@ -31,6 +31,9 @@ func FuzzMessages(f *testing.F) {
 				t.Fatalf("%v\nsent %v\ngot  %v", err, v.epochs, again)
 			}
 		}
+		if l, err := decodeList(message[1:]); err == nil && len(l.Seed) != 16 {
+			t.Fatalf("a seed of %d bytes", len(l.Seed))
+		}
 		if q, err := decodeQuestion(message[1:]); err == nil {
 			lacking([]lb.Epoch{e}, q.Have)
 		}
@@ -43,7 +46,7 @@ func TestLackingIsWhatTheAskerHasNot(t *testing.T) {
 	other := lb.Epoch{Counter: 2, Origin: "a", Members: []lb.Member{self("b")}} // the same name, another content
 	got := lacking([]lb.Epoch{two, one}, []announcement{announce(one, "x"), announce(other, "y")})
 	if len(got) != 1 || !equalEpochs(got[0], two) {
-		t.Errorf("got %s", list(got))
+		t.Errorf("got %s", lines(got))
 	}
 }
 
