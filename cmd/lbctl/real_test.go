@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -64,6 +66,7 @@ func TestRealDaemon(t *testing.T) {
 			"lost":    r.cmd((*rig).lost),
 			"pids":    r.cmd((*rig).pids),
 			"await":   r.cmd((*rig).await),
+			"lint":    r.cmd((*rig).lint),
 			"match":   r.cmd((*rig).match),
 		},
 	})
@@ -255,6 +258,37 @@ func (r *rig) pids(args []string) {
 		all = append(all, fmt.Sprint(w.PID))
 	}
 	r.ts.Setenv(args[0], strings.Join(all, " "))
+}
+
+// lint wants metrics of these names, soon, and all to be as Prometheus likes them.
+func (r *rig) lint(args []string) {
+	var text []byte
+	for _, want := range args {
+		r.until("there is a metric "+want, func() bool {
+			text = r.scrape()
+			return bytes.Contains(text, []byte("\n"+want))
+		})
+	}
+	problems, err := promlint.New(bytes.NewReader(text)).Lint()
+	r.ts.Check(err)
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "lbd_") {
+			r.ts.Fatalf("%s: %s", p.Metric, p.Text)
+		}
+	}
+}
+
+func (r *rig) scrape() []byte {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", r.ts.Getenv("LBCTL_ADDR"))
+	}
+	c := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+	res, err := c.Get("http://lbd/metrics")
+	r.ts.Check(err)
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	r.ts.Check(err)
+	return text
 }
 
 // await CODE ARGS… runs lbctl until it exits so.

@@ -81,18 +81,18 @@ func grant(path string) error {
 
 // Serve answers on the admin socket until ctx ends.
 func Serve(ctx context.Context, l net.Listener, c Control, log *slog.Logger) error {
-	return serve(ctx, l, &http.Server{Handler: Handler(c, log), ConnContext: withPeer})
+	return serve(ctx, l, &http.Server{Handler: Handler(c, log), ConnContext: withPeer}, log)
 }
 
 // ServeReadOnly answers on admin.http until ctx ends.
 func ServeReadOnly(ctx context.Context, l net.Listener, c Control) error {
-	return serve(ctx, l, &http.Server{Handler: ReadOnly(c), WriteTimeout: readTime})
+	return serve(ctx, l, &http.Server{Handler: ReadOnly(c), WriteTimeout: readTime}, slog.Default())
 }
 
-func serve(ctx context.Context, l net.Listener, s *http.Server) error {
+func serve(ctx context.Context, l net.Listener, s *http.Server, log *slog.Logger) error {
 	s.ReadHeaderTimeout, s.ReadTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, readTime, idleTime, maxHead
-	s.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug) // peers' faults, not ours
-	s.BaseContext = func(net.Listener) context.Context { return ctx }    // ends event streams
+	s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
+	s.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)

@@ -2,10 +2,10 @@ package node
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -49,7 +49,7 @@ func Plan(f Facts) Decision {
 		d.Weight = slots // configured ones: a worker's crash moves no row
 	}
 	d.Notes = append(d.Notes, configNotes(f.Config)...)
-	d.Notes = append(d.Notes, orphanNotes(f.Config, f.Overlay)...)
+	d.Notes = append(d.Notes, orderNotes(f.Config, f.Overlay)...)
 	return d
 }
 
@@ -143,29 +143,58 @@ func configNotes(c *lb.Config) []string {
 // maxNamed bounds how many names a line has.
 const maxNamed = 5
 
-// orphanNotes names the backends that have orders and are not configured: they
-// come back as they went.
-func orphanNotes(c *lb.Config, o Overlay) []string {
+// orderNotes says what operators ordered beside the configuration. Orders for
+// backends that are not configured are kept: those come back as they went.
+func orderNotes(c *lb.Config, o Overlay) []string {
+	var notes []string
+	if !o.DrainSince.IsZero() {
+		notes = append(notes, "an operator drains this node since "+o.DrainSince.Format(time.RFC3339)+"; `lbctl node undrain` takes it back")
+	}
 	if len(o.Backends) == 0 {
-		return nil
+		return notes
 	}
-	orphans := map[string]bool{}
-	for id := range o.Backends {
-		orphans[id.String()] = true
-	}
+	configured := map[lb.BackendID]bool{}
 	for _, p := range c.Pools {
 		for _, b := range p.Backends {
-			delete(orphans, b.ID(p.Name).String())
+			configured[b.ID(p.Name)] = true
 		}
 	}
-	names := slices.Sorted(maps.Keys(orphans))
-	if len(names) == 0 {
-		return nil
+	var here, gone []string
+	for id, a := range o.Backends {
+		if configured[id] {
+			here = append(here, id.String()+" "+orderText(a))
+		} else {
+			gone = append(gone, id.String())
+		}
 	}
-	more := ""
-	if len(names) > maxNamed {
-		more = fmt.Sprintf(" and %d more", len(names)-maxNamed)
-		names = names[:maxNamed]
+	if here != nil {
+		notes = append(notes, "operators' orders: "+someOf(here))
 	}
-	return []string{"orders are kept for backends that are not configured: " + strings.Join(names, ", ") + more}
+	if gone != nil {
+		notes = append(notes, "orders are kept for backends that are not configured: "+someOf(gone))
+	}
+	return notes
+}
+
+func orderText(a lb.Admin) string {
+	var parts []string
+	if a.Drain {
+		parts = append(parts, "drain")
+	}
+	if a.Disable {
+		parts = append(parts, "disable")
+	}
+	if a.Weight != nil {
+		parts = append(parts, fmt.Sprintf("weight %d", *a.Weight))
+	}
+	return strings.Join(parts, " ")
+}
+
+// someOf lists names in order, and how many more there are.
+func someOf(names []string) string {
+	slices.Sort(names)
+	if len(names) <= maxNamed {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNamed], ", "), len(names)-maxNamed)
 }

@@ -135,19 +135,29 @@ func clusterProblems(s *Snapshot) []Problem {
 		return nil
 	}
 	var all []Problem
-	alone := true
+	met := false // somebody is here, or was and said good-bye
 	for _, p := range s.Peers {
 		if !p.Self {
-			alone = alone && p.State != "alive"
+			met = met || p.State == "alive" || p.State == "left"
 		}
 		if p.State == "dead" || p.State == "suspect" {
 			all = append(all, Problem{"node " + p.Name, "does not answer gossip", "look at that host and the network between"})
 		}
 	}
-	if alone && s.Config.Cluster != nil && len(s.Config.Cluster.Join) > 0 {
-		all = append(all, Problem{"cluster", "none of " + strings.Join(s.Config.Cluster.Join, ", ") + " is here", "check that they run, the network and cluster.key_file; they are dialled for ever"})
+	if seeds := otherSeeds(s.Config.Cluster); !met && len(seeds) > 0 {
+		all = append(all, Problem{"cluster", "none of " + strings.Join(seeds, ", ") + " is here",
+			"check that they run, the network and cluster.key_file; they are dialled for ever"})
 	}
 	return all
+}
+
+// otherSeeds are those of cluster.join that are not this node: every node may
+// have the same list.
+func otherSeeds(c *lb.ClusterSettings) []string {
+	if c == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(c.Join), func(s string) bool { return s == c.Bind.String() })
 }
 
 // notes are lines of the status that are no problems.
