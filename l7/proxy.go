@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime"
 	"slices"
@@ -99,6 +100,7 @@ func (p *Proxy) Commit(s *Snapshot) {
 	defer p.mu.Unlock()
 	p.snapshot = s
 	p.retireEndpoints()
+	p.retireLoads()
 	p.switchView()
 }
 
@@ -124,6 +126,19 @@ func (p *Proxy) retireEndpoints() {
 		list = append(list, e)
 	}
 	p.endpointList.Store(&list)
+}
+
+// retireLoads forgets the counters of backends and pools that are gone.
+func (p *Proxy) retireLoads() {
+	backends, pools := map[lb.BackendID]bool{}, map[string]bool{}
+	for _, pool := range p.snapshot.pools {
+		pools[pool.Name()] = true
+		for _, b := range pool.Backends {
+			backends[b.id] = true
+		}
+	}
+	maps.DeleteFunc(p.loads, func(id lb.BackendID, l *load) bool { return !backends[id] && l.active.Load() == 0 })
+	maps.DeleteFunc(p.budgets, func(name string, _ *retryBudget) bool { return !pools[name] })
 }
 
 // SetState puts observed health and the operators' overlay over the snapshot.

@@ -249,7 +249,7 @@ func compareEvents(a, b eventKey) int {
 // samples are all metrics of the proxy but for its backends.
 func (p *Proxy) samples() []lb.Sample {
 	var tallies []*tally
-	var accepts, refused, dials, reuses, takeovers, stale uint64
+	var accepts, refused, dials, reuses, takeovers, stale, slow uint64
 	for _, t := range p.threads {
 		tallies = append(tallies, &t.tally)
 		accepts += t.counts.accepts.Load()
@@ -258,6 +258,7 @@ func (p *Proxy) samples() []lb.Sample {
 		reuses += t.counts.reuses.Load()
 		takeovers += t.counts.takeovers.Load()
 		stale += t.counts.stale.Load()
+		slow += t.loop.SlowTurns()
 	}
 	dropped := uint64(0)
 	if p.access != nil {
@@ -271,6 +272,7 @@ func (p *Proxy) samples() []lb.Sample {
 		counter("lbd_upstream_connections_reused_total", reuses),
 		counter("lbd_upstream_connections_taken_over_total", takeovers),
 		counter("lbd_upstream_connections_stale_total", stale),
+		counter("lbd_slow_turns_total", slow),
 		counter("lbd_access_log_dropped_lines_total", dropped))
 }
 

@@ -4,7 +4,7 @@ import "github.com/cirque-lb/lb"
 
 // startTunnel passes a 101 on: from now on bytes go both ways and meet no phase.
 func (x *exchange) startTunnel(res *Response) {
-	if x.session.Request.Upgrade == "" {
+	if x.session.Request.Upgrade == "" || !x.reqEnd { // unasked, or with a body under way
 		x.dropAttempt()
 		x.fail(&Error{Status: 502, Source: FromUpstream, Reason: lb.UpstreamProtocol, Sent: true})
 		return
