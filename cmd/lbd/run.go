@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -61,8 +63,7 @@ func run(file string) error {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGHUP, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
 	signal.Ignore(unix.SIGPIPE) // a log nobody reads any more is no reason to end
-	// Resolved now: an upgrade runs what will be at this path then.
-	binary, err := os.Executable()
+	binary, err := ownPath()
 	if err != nil {
 		return err
 	}
@@ -98,6 +99,25 @@ func loadState(file string) (*node.State, error) {
 	}
 	lock.Close()
 	return node.Load(file, filter.Check())
+}
+
+// ownPath is where an upgrade finds the next program: the path that lbd was
+// started by, whatever it points to by then.
+func ownPath() (string, error) {
+	running, err := os.Executable() // with symbolic links resolved
+	if err != nil {
+		return "", err
+	}
+	called, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return running, nil
+	}
+	a, errA := os.Stat(called)
+	b, errB := os.Stat("/proc/self/exe")
+	if errA != nil || errB != nil || !os.SameFile(a, b) {
+		return running, nil
+	}
+	return filepath.Abs(called)
 }
 
 func newLog(l lb.LogSettings) *slog.Logger {

@@ -130,7 +130,7 @@ func (f *Fleet) reachOnce(ctx context.Context, path string) (found, error) {
 		c.close()
 		return found{}, err
 	}
-	m.conn, m.index, m.version, m.generation = c, h.Index, h.Version, h.Generation
+	m.conn, m.index, m.version, m.access, m.generation = c, h.Index, h.Version, h.Access, h.Generation
 	m.started, m.heard = time.UnixMilli(h.Started), time.Now()
 	// Until it has a crew of ours it has one of its own.
 	m.crew = assemble(h.Crew, h.Processes, h.Threads, "lbd", nil)
@@ -364,11 +364,7 @@ func (f *Fleet) level(ctx context.Context, current []found, u *Update) {
 		f.event("worker.adopt", m, "")
 		f.options.Log.Info("adopted a worker", "worker", m.name(), "pid", m.pid, "generation", u.Generation)
 	}
-	for i, s := range f.crew.seats {
-		if s.member == nil {
-			f.run(func() { f.runRestart(f.crew, i, 0) })
-		}
-	}
+	f.staff(f.crew)
 }
 
 func workersOf(c *crew) lb.WorkerSettings {

@@ -25,6 +25,7 @@ func (f *Fleet) Apply(ctx context.Context, u Update) error {
 	if err != nil {
 		return err
 	}
+	f.note("files", filesNote(u.Config.Limits.Connections))
 	f.mu.Lock()
 	first := f.crew == nil
 	f.mu.Unlock()
@@ -255,6 +256,7 @@ func (f *Fleet) switchTo(ctx context.Context, u Update, opened []*group) {
 	})
 	f.closeUnused(closed)
 	f.settleNow(ctx)
+	f.staff(c)
 	wake(f.changed)
 }
 

@@ -331,7 +331,7 @@ func (p *process) hello() helloReply {
 	h := helloReply{
 		Protocol: cmp.Or(p.child.protocol, protocol), Version: p.child.Version, Crew: p.id.crew, Index: p.id.index,
 		Processes: p.id.processes, Threads: p.id.threads, PID: os.Getpid(), Started: p.started.UnixMilli(),
-		Active: p.active, Draining: p.ending, Held: len(p.sockets.held),
+		Active: p.active, Draining: p.ending, Held: len(p.sockets.held), Access: p.id.access,
 	}
 	if p.serving != nil {
 		h.Generation = p.serving.Generation

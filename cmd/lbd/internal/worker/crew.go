@@ -145,7 +145,7 @@ func (f *Fleet) attach(ctx context.Context, m *member) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	m.conn, m.version, m.generation, m.heard = c, h.Version, h.Generation, time.Now()
+	m.conn, m.version, m.access, m.generation, m.heard = c, h.Version, h.Access, h.Generation, time.Now()
 	return nil
 }
 
@@ -191,6 +191,22 @@ func (f *Fleet) settleLogs(ctx context.Context, m *member) {
 	}
 	if text := said(m.early); text != "" {
 		fmt.Fprintln(f.stderr, text)
+	}
+}
+
+// staff sees to places that nobody is on and nobody was called to: their worker
+// ended before it served.
+func (f *Fleet) staff(c *crew) {
+	f.mu.Lock()
+	var empty []int
+	for i, s := range c.seats {
+		if s.member == nil {
+			empty = append(empty, i)
+		}
+	}
+	f.mu.Unlock()
+	for _, i := range empty {
+		f.run(func() { f.runRestart(c, i, 0) })
 	}
 }
 

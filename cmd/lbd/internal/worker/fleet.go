@@ -134,7 +134,7 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	raiseFiles(o.Log)
+	raiseFiles()
 	f := &Fleet{
 		options: o, lock: held, stderr: o.Stderr,
 		turn: make(chan struct{}, 1), poke: make(chan struct{}, 1), settles: make(chan chan struct{}),

@@ -73,20 +73,34 @@ func (f *Fleet) ReopenLogs() error {
 	return err
 }
 
-// sendLogs gives all workers the logs as they are now.
+// sendLogs gives all workers the logs as they are now. Whether there is an
+// access log at all is settled when a worker starts: one that has none saves
+// the work.
 func (f *Fleet) sendLogs() error {
 	f.mu.Lock()
 	access := f.access
 	f.mu.Unlock()
-	fds := []int{int(f.stderr.Fd())}
-	if access != nil {
-		fds = append(fds, int(access.Fd()))
+	if access == nil {
+		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		access = null
 	}
 	var errs []error
+	late := ""
 	for _, m := range f.everybody() {
-		if _, err := m.conn.quick(f.ctx, opLogs, logsRequest{Access: access != nil}, fds, nil); err != nil {
+		fds := []int{int(f.stderr.Fd())}
+		if m.access {
+			fds = append(fds, int(access.Fd()))
+		} else if access.Name() != os.DevNull {
+			late = "log.access takes effect with lbctl upgrade: the workers that run were started without one"
+		}
+		if _, err := m.conn.quick(f.ctx, opLogs, logsRequest{Access: m.access}, fds, nil); err != nil {
 			errs = append(errs, fmt.Errorf("worker %s: %w", m.name(), err))
 		}
 	}
+	f.note("access", late)
 	return errors.Join(errs...)
 }

@@ -54,6 +54,7 @@ type member struct {
 	// Guarded by Fleet.mu.
 	conn       *conn
 	version    string
+	access     bool // it writes an access log
 	phase      phase
 	generation uint64
 	granted    []grant

@@ -43,6 +43,7 @@ type helloReply struct {
 	Draining   bool   `json:"draining"`
 	Generation uint64 `json:"generation"` // 0: it has no configuration yet
 	Held       int    `json:"held"`       // listening sockets
+	Access     bool   `json:"access"`     // it writes an access log
 }
 
 // socketName names one listening socket: the bind as the configuration says

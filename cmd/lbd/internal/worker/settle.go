@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"slices"
 )
 
@@ -98,7 +99,12 @@ func (f *Fleet) obey(orders []order, pick func(order) []grant) bool {
 	err := each(members, func(m *member) error {
 		ctx, cancel := context.WithTimeout(f.ctx, pingTimeout)
 		defer cancel()
-		if _, err := m.conn.call(ctx, opAccept, sets[m], nil, nil); err != nil {
+		_, err := m.conn.call(ctx, opAccept, sets[m], nil, nil)
+		var no refusal
+		switch {
+		case errors.As(err, &no): // asking again would not help
+			f.options.Log.Error("a worker does not accept everywhere it should", "worker", m.name(), "err", no)
+		case err != nil:
 			if !m.gone() {
 				f.silent(m, err)
 			}
@@ -120,8 +126,10 @@ func (f *Fleet) steer(live []bool) {
 	f.mu.Lock()
 	moved := false
 	for _, g := range f.groups {
-		now := slices.Clone(live)
-		now = now[:min(len(now), len(g.fds))]
+		// Sockets that are about to close have no slot any more; until they are
+		// gone the kernel's hash would find them.
+		now := make([]bool, len(g.fds))
+		copy(now, live)
 		if slices.Equal(g.live, now) {
 			continue
 		}

@@ -32,6 +32,10 @@ type group struct {
 func openGroup(name netip.AddrPort, slots int, ours map[uint64]bool) (*group, error) {
 	g := &group{name: name, actual: name}
 	first, err := bindFirst(name, ours)
+	if errors.Is(err, unix.EAFNOSUPPORT) && name.Addr() == netip.IPv6Unspecified() {
+		// A kernel without IPv6: "any address" is any IPv4 one.
+		first, err = bindFirst(netip.AddrPortFrom(netip.IPv4Unspecified(), name.Port()), ours)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +78,7 @@ func (g *group) shrink(slots int) {
 		last := len(g.fds) - 1
 		unix.Close(g.fds[last])
 		g.fds = g.fds[:last]
+		g.live = nil // what the kernel was told is about another group
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -35,8 +34,8 @@ const defaultUser = "lbd"
 // credential is who workers run as, and a line for the status when that is not
 // what one may expect. Nil: as we do.
 func credential(name string) (*syscall.Credential, string, error) {
-	if os.Geteuid() != 0 {
-		return nil, "", nil
+	if uid := os.Geteuid(); uid != 0 {
+		return nil, fmt.Sprintf("workers run as uid %d, as lbd does: without root nothing separates them", uid), nil
 	}
 	if name == "" {
 		name = defaultUser
@@ -231,18 +230,35 @@ func lastLines(text string) string {
 	return text[max(0, len(text)-most):]
 }
 
-// raiseFiles lifts the limit of open files as far as we may; workers inherit
-// it. It says so when even that is less than connections need.
-func raiseFiles(log *slog.Logger) {
+// raiseFiles lifts the limit of open files as far as we may; workers inherit it.
+func raiseFiles() {
 	const want = 1 << 20
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= want {
+	have := openFiles()
+	if have.Cur >= want {
 		return
 	}
-	for _, hard := range []uint64{max(want, limit.Max), limit.Max} {
-		if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: min(want, hard), Max: hard}) == nil {
-			log.Debug("raised the limit of open files", "from", limit.Cur, "to", min(want, hard))
-			return
-		}
+	// Through package syscall: it would give its children the old limit back.
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: want, Max: max(want, have.Max)}) != nil {
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: have.Max, Max: have.Max})
 	}
+}
+
+func openFiles() syscall.Rlimit {
+	var limit syscall.Rlimit
+	_ = syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) // cannot fail
+	return limit
+}
+
+// spareFiles is what a worker needs besides connections.
+const spareFiles = 1024
+
+// filesNote says when connections will run out of descriptors before they
+// reach their limit: each may need a second one, to a backend.
+func filesNote(connections int) string {
+	have := openFiles().Cur
+	if need := uint64(2*connections + spareFiles); have < need {
+		return fmt.Sprintf("a worker may open %d files, limits.connections %d may need %d: raise the limit of open files (LimitNOFILE= in the unit, ulimit -n in a shell)",
+			have, connections, need)
+	}
+	return ""
 }

@@ -29,7 +29,15 @@ type totals struct {
 
 // Stats sums what all workers counted, those that are gone included.
 func (f *Fleet) Stats() lb.Stats {
-	_ = each(f.everybody(), func(m *member) error { f.pull(m); return nil })
+	_ = each(f.everybody(), func(m *member) error {
+		f.mu.Lock()
+		mute := m.mute
+		f.mu.Unlock()
+		if !mute { // else its last totals do
+			f.pull(m)
+		}
+		return nil
+	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	sum := newSum()

@@ -101,10 +101,11 @@ func (f *Fleet) handOver(ctx context.Context, old, c *crew, u *Update) error {
 	leaving := f.leave(old)
 	f.mu.Unlock()
 
-	for _, s := range c.seats {
-		f.enlist(ctx, s.member, u.Generation)
+	for _, m := range f.members(c) {
+		f.enlist(ctx, m, u.Generation)
 	}
 	f.settleNow(ctx)
+	f.staff(c)
 	f.drain(leaving, f.drainTimeout())
 	old.binary.Close()
 	if c.slots() < slots {
@@ -113,6 +114,7 @@ func (f *Fleet) handOver(ctx context.Context, old, c *crew, u *Update) error {
 	if u.Config != nil {
 		f.noteWorkers(u.Config)
 	}
+	f.note("access", "")
 	wake(f.changed)
 	return nil
 }
@@ -220,6 +222,7 @@ func (f *Fleet) runNarrow(c *crew) {
 	f.settleNow(f.ctx)
 	_ = each(f.everybody(), func(m *member) error { return m.conn.letGo(f.ctx, names) })
 	f.narrow()
+	f.settleNow(f.ctx)
 	wake(f.changed)
 }
 

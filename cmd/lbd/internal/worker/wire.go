@@ -57,8 +57,13 @@ func (f *fault) err() error {
 	if len(f.Errors) > 0 {
 		return f.Errors
 	}
-	return errors.New(f.Text)
+	return refusal(f.Text)
 }
+
+// refusal is what a worker answered, as against what became of asking it.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
 
 // conn is one control connection, seen from either side. The parent calls, the
 // child answers; "bye" is the only thing a child says unasked.
