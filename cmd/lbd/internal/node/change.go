@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -90,13 +91,12 @@ func (n *Node) record(r running, e edit) Record {
 	}
 }
 
-// apply hands a configuration to the workers.
+// apply hands a configuration to the workers. Whoever calls it keeps run from
+// using sockets meanwhile.
 func (n *Node) apply(ctx context.Context, r running, files map[string][]byte, persist func() error) error {
 	// Whoever asked may go away; a change is finished or undone, never left.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
 	defer cancel()
-	n.sockets.Lock()
-	defer n.sockets.Unlock()
 	return n.o.Fleet.Apply(ctx, Update{
 		Generation: r.generation.Counter, File: r.file, Document: r.document(),
 		Files: files, Config: r.config, Persist: persist,
@@ -176,6 +176,12 @@ func (n *Node) build(now running, e edit) (then running, files map[string][]byte
 func (n *Node) switchTo(ctx context.Context, then running, files map[string][]byte, e edit) error {
 	now := n.snapshot.Load().running
 	var unsaved error
+	// Until run uses the new configuration, too: no steering of its sockets by
+	// the VIPs of the old one.
+	n.sockets.Lock()
+	release := sync.OnceFunc(n.sockets.Unlock)
+	defer n.wake() // steering may have waited
+	defer release()
 	err := n.apply(ctx, then, files, func() error {
 		unsaved = n.store.commit(n.record(then, e))
 		return unsaved
@@ -187,6 +193,7 @@ func (n *Node) switchTo(ctx context.Context, then running, files map[string][]by
 		return &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err}
 	}
 	return n.do(func() {
+		release()
 		n.running, n.saving, n.loading = then, nil, nil // the disk is well again
 		n.paths.force = true
 		n.acceptedHere(e)

@@ -186,11 +186,12 @@ func (m *fakeMonitor) set(id lb.BackendID, h lb.Health) {
 	m.health[id] = h
 }
 
-// fakeDatapath notes what it was told; err is what Apply answers.
+// fakeDatapath notes what it was told, once; err is what Apply answers.
 type fakeDatapath struct {
 	diary *diary
-	mu    sync.Mutex // guards err
+	mu    sync.Mutex // guards the fields below
 	err   error
+	have  string
 }
 
 func (d *fakeDatapath) Apply(s lb.Steering) error {
@@ -204,7 +205,11 @@ func (d *fakeDatapath) Apply(s lb.Steering) error {
 	for _, b := range s.Binds {
 		live = append(live, fmt.Sprintf("%s %v", b.Bind, b.Live))
 	}
-	d.diary.add("datapath: vips %v binds [%s] epochs %d", s.VIPs, strings.Join(live, ", "), len(s.Epochs))
+	// The same Steering twice writes nothing the second time.
+	if want := fmt.Sprintf("vips %v binds [%s] epochs %d", s.VIPs, strings.Join(live, ", "), len(s.Epochs)); want != d.have {
+		d.have = want
+		d.diary.add("datapath: %s", want)
+	}
 	return nil
 }
 

@@ -287,6 +287,10 @@ func (n *Node) do(f func()) error {
 // the loop look again at all of them. It never blocks.
 func (n *Node) Note(e lb.Event) {
 	n.event(e)
+	n.wake()
+}
+
+func (n *Node) wake() {
 	select {
 	case n.noted <- struct{}{}:
 	default: // a token is already there
