@@ -52,6 +52,9 @@ type flow struct {
 	kind   string
 	opened time.Time
 	node   string // that answered; "" before
+
+	answers int       // so far
+	asked   time.Time // the last request
 }
 
 // report counts since the last one was taken.
@@ -97,10 +100,14 @@ type failure struct {
 	At     time.Time `json:"at"`
 	Reset  bool      `json:"reset"`
 	Error  string    `json:"error"`
+
+	Answers int       `json:"answers"` // before
+	Asked   time.Time `json:"asked"`   // the last request
 }
 
 func (f failure) String() string {
-	return fmt.Sprintf("%s connection from port %d to %q, %v old, at %s: %s", f.Kind, f.Port, f.Node, f.At.Sub(f.Opened).Round(time.Millisecond), f.Stage, f.Error)
+	return fmt.Sprintf("%s %s connection from port %d to %q, %v old, %d answers, last asked %v ago, at %s: %s", f.At.Format("15:04:05.000"), f.Kind, f.Port, f.Node,
+		f.At.Sub(f.Opened).Round(time.Millisecond), f.Answers, f.At.Sub(f.Asked).Round(100*time.Microsecond), f.Stage, f.Error)
 }
 
 // liveFlow is a connection as /flows tells of it.
@@ -165,7 +172,8 @@ func (l *load) open(ctx context.Context, kind, path string, last bool) (*flow, *
 // ask sends a request and reads the head of its response; nil: it failed and
 // the flow is closed.
 func (l *load) ask(f *flow, path string, last bool) *http.Response {
-	f.SetDeadline(time.Now().Add(patience))
+	f.asked = time.Now()
+	f.SetDeadline(f.asked.Add(patience))
 	head := "GET " + path + " HTTP/1.1\r\nHost: lab.example\r\n"
 	if last {
 		head += "Connection: close\r\n"
@@ -182,6 +190,7 @@ func (l *load) ask(f *flow, path string, last bool) *http.Response {
 		l.fail(f, "response", err)
 		return nil
 	}
+	f.answers++
 	l.count(f.kind, tally{Requests: 1})
 	l.landed(f, cmp.Or(res.Header.Get("X-Node"), res.Header.Get("X-Origin")))
 	return res
@@ -209,6 +218,7 @@ func (l *load) finish(f *flow, res *http.Response) bool {
 func (l *load) fail(f *flow, stage string, err error) {
 	failed := failure{
 		Kind: f.kind, Stage: stage, Node: f.node, Opened: f.opened, At: time.Now(), Error: err.Error(),
+		Answers: f.answers, Asked: f.asked,
 		Reset: errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED),
 	}
 	if f.Conn != nil {

@@ -23,7 +23,7 @@ import (
 type flags struct {
 	keep, smoke, down bool
 	lbd, lbctl        string
-	prefix            string
+	prefix, steps     string
 }
 
 func main() {
@@ -47,10 +47,14 @@ func run(ctx context.Context, args []string) error {
 	set.BoolVar(&f.down, "down", false, "remove what a lab that was cut short left behind")
 	set.StringVar(&f.lbd, "lbd", "bin/lbd", "the daemon")
 	set.StringVar(&f.lbctl, "lbctl", "bin/lbctl", "its command line")
+	set.StringVar(&f.steps, "steps", "abcdefg", "what to visit, in this order; a step may come more than once")
 	set.StringVar(&f.prefix, "prefix", "cirque-lab", "begins the name of every namespace, directory and pin")
 	set.Parse(args)
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces and XDP need root: sudo make lab (without root: make run)")
+	}
+	if strings.Trim(f.steps, letters()) != "" {
+		return fmt.Errorf("-steps %s: there are the steps %s", f.steps, letters())
 	}
 	t, err := parseTopology(topologyText)
 	if err != nil {
@@ -102,7 +106,7 @@ func visit(ctx context.Context, f flags, t *topology) (err error) {
 	if err != nil {
 		return err
 	}
-	failed := l.tour(ctx)
+	failed := l.tour(ctx, f.steps)
 	if f.keep && ctx.Err() == nil {
 		l.invite()
 		<-ctx.Done()

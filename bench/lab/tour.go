@@ -12,19 +12,28 @@ import (
 // step is one stop of the tour. It returns what happened while it lasted and
 // what it makes of that; an error means that it could not be carried out.
 type step struct {
-	letter string
+	letter rune
 	title  string
 	run    func(*lab, context.Context) (report, []verdict, error)
 }
 
 var steps = []step{
-	{"a", "new connections spread over nodes and slots", (*lab).spread},
-	{"b", "kill -9 of one worker", (*lab).killWorker},
-	{"c", "a node is drained and comes back", (*lab).drainNode},
-	{"d", "kill -9 of a node's supervisor, and its restart", (*lab).killSupervisor},
-	{"e", "ECMP sends every flow through another node", (*lab).reroute},
-	{"f", "three upgrades, one with a broken binary", (*lab).upgrade},
-	{"g", "a whole node dies and comes back", (*lab).loseNode},
+	{'a', "new connections spread over nodes and slots", (*lab).spread},
+	{'b', "kill -9 of one worker", (*lab).killWorker},
+	{'c', "a node is drained and comes back", (*lab).drainNode},
+	{'d', "kill -9 of a node's supervisor, and its restart", (*lab).killSupervisor},
+	{'e', "ECMP sends every flow through another node", (*lab).reroute},
+	{'f', "three upgrades, one with a broken binary", (*lab).upgrade},
+	{'g', "a whole node dies and comes back", (*lab).loseNode},
+}
+
+// letters names the steps.
+func letters() string {
+	var b strings.Builder
+	for _, s := range steps {
+		b.WriteRune(s.letter)
+	}
+	return b.String()
 }
 
 // verdict is one thing that had to hold.
@@ -54,24 +63,25 @@ func (l *lab) window() time.Duration {
 }
 
 // tour makes every stop under load. Its last line says what held.
-func (l *lab) tour(ctx context.Context) error {
+func (l *lab) tour(ctx context.Context, route string) error {
 	if err := l.setOut(ctx); err != nil {
 		return err
 	}
 	var held, failed []string
-	for _, s := range steps {
-		fmt.Printf("\n(%s) %s\n", s.letter, s.title)
+	for _, letter := range route {
+		s := steps[slices.IndexFunc(steps, func(s step) bool { return s.letter == letter })]
+		fmt.Printf("\n(%c) %s\n", s.letter, s.title)
 		r, verdicts, err := s.run(l, ctx)
 		if ctx.Err() != nil {
-			return fmt.Errorf("cut short at (%s)", s.letter)
+			return fmt.Errorf("cut short at (%c)", s.letter)
 		}
 		if err != nil {
 			verdicts = append(verdicts, check(false, "could not be carried out: %v", err))
 		}
 		if show(r, verdicts) {
-			held = append(held, "("+s.letter+")")
+			held = append(held, fmt.Sprintf("(%c)", s.letter))
 		} else {
-			failed = append(failed, "("+s.letter+")")
+			failed = append(failed, fmt.Sprintf("(%c)", s.letter))
 		}
 	}
 	return l.conclude(held, failed)
@@ -137,7 +147,7 @@ func (l *lab) conclude(held, failed []string) error {
 	fmt.Println()
 	if len(failed) > 0 {
 		fmt.Printf("held: %s; FAILED: %s\n", strings.Join(held, " "), strings.Join(failed, " "))
-		return fmt.Errorf("%d of %d steps failed", len(failed), len(steps))
+		return fmt.Errorf("%d of %d steps failed", len(failed), len(failed)+len(held))
 	}
 	fmt.Printf("held: %s: no connection was lost but those that a killed worker or a dead node had accepted\n", strings.Join(held, " "))
 	return nil
