@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/balance"
 	"github.com/cirque-lb/lb/l7/loop"
 )
 
@@ -45,6 +46,7 @@ type load struct {
 	active   atomic.Int64
 	requests atomic.Uint64
 	failures atomic.Uint64
+	latency  balance.Latency // observed only where the pool's balancer looks at it
 }
 
 func (l *load) begin()  { l.active.Add(1); l.requests.Add(1) }

@@ -47,9 +47,9 @@ func newChoice(p *Pool, state *lb.State) (choice, error) {
 	}
 	candidates := make([]balance.Candidate, len(backends))
 	for i, b := range backends {
-		candidates[i] = balance.Candidate{Weight: b.weight(state), Active: &b.load.active}
+		candidates[i] = balance.Candidate{Name: b.Address(), Weight: b.weight(state), Active: &b.load.active, Latency: &b.load.latency}
 	}
-	balancer, err := balance.New(p.Config.Balance, candidates)
+	balancer, err := balance.New(p.Config.Balance, candidates, nil)
 	return choice{backends, balancer}, err
 }
 
@@ -83,10 +83,11 @@ func (b *Backend) weight(state *lb.State) int {
 // pick chooses a backend that was not tried yet if there is one, and notes it.
 func (v *view) pick(p *Pool, tried *[]int) *Backend {
 	c := &v.choices[p.index]
-	random := rand.Uint64()
-	i := c.balancer.Pick(random, *tried)
+	ask := balance.Ask{Random: rand.Uint64(), Tried: *tried}
+	i := c.balancer.Pick(ask)
 	if i < 0 {
-		i = c.balancer.Pick(random, nil)
+		ask.Tried = nil
+		i = c.balancer.Pick(ask)
 	}
 	if i < 0 {
 		return nil

@@ -1,14 +1,18 @@
 // Package balance chooses a backend. Its balancers are pure: what they choose
-// depends on their candidates, on the loads these point to, and on the random
-// number that the caller brings; they read no clock and hold no lock.
+// depends on their candidates, on the loads and latencies these point to, and on
+// what the caller asks with; they read no clock and hold no lock.
 //
 // A balancer is built for one set of candidates (those that are up, not
 // drained and not backups, say) and never changed: when the set or a weight
-// changes, build another, which takes time linear in the candidates.
+// changes, build another, which takes time linear in the candidates (maglev: a
+// few milliseconds, for its table).
 //
 // All methods may be called concurrently. What threads share is one atomic
-// counter (round_robin) and the candidates' own load counters; random has
-// nothing to share. Start at New.
+// counter (round_robin), the candidates' own load counters, and for maglev and
+// ring_hash the sum of these; random has nothing to share. Start at New.
+//
+// Beside them: Outliers decides which backends are ejected for what they
+// answered, Ramp how much of its weight a backend gets that has just come up.
 package balance
 
 import (
@@ -16,36 +20,64 @@ import (
 	"math/bits"
 	"slices"
 	"sync/atomic"
+	"time"
 )
 
 // Candidate is a backend that may be chosen.
 type Candidate struct {
-	Weight int           // its share; 0 or less: never chosen
-	Active *atomic.Int64 // requests in progress there; only least_request reads it
+	Name    string        // its identity; what maglev and ring_hash place it by
+	Weight  int           // its share; 0 or less: never chosen
+	Active  *atomic.Int64 // requests in progress there; round_robin and random do not read it
+	Latency *Latency      // only ewma reads it
 }
 
 // Balancer chooses among the candidates it was built for.
 type Balancer interface {
-	// Pick returns the index of a candidate that is not in tried, or -1 when
-	// there is none. random must be fresh and uniform for each call.
-	Pick(random uint64, tried []int) int
+	// Pick returns the index of a candidate that is not in a.Tried, or -1 when
+	// there is none.
+	Pick(a Ask) int
 }
 
+// Ask is what a choice depends on besides the candidates.
+type Ask struct {
+	Random uint64        // fresh and uniform for each ask
+	Key    uint64        // for maglev and ring_hash: equal for requests that belong together
+	Now    time.Duration // for ewma: by the clock that latencies are observed by
+	Tried  []int         // not to be picked
+}
+
+// tried reports whether candidate i must not be picked.
+func (a *Ask) tried(i int) bool { return len(a.Tried) > 0 && slices.Contains(a.Tried, i) }
+
 // builders are the balancers by their name in a configuration.
-var builders = map[string]func([]Candidate) Balancer{
+var builders = map[string]func(candidates []Candidate, total *atomic.Int64) Balancer{
 	"round_robin":   newRoundRobin,
 	"least_request": newLeastRequest,
 	"random":        newRandom,
+	"ewma":          newEWMA,
+	"maglev":        newMaglev,
+	"ring_hash":     newRingHash,
 }
 
-// New builds the balancer of that name.
-func New(name string, candidates []Candidate) (Balancer, error) {
+// New builds the balancer of that name. total counts the requests in progress
+// at all candidates: maglev and ring_hash bound each one's load by it; nil: they
+// do not.
+func New(name string, candidates []Candidate, total *atomic.Int64) (Balancer, error) {
 	build, ok := builders[name]
 	if !ok {
 		return nil, fmt.Errorf("no balancer %q", name)
 	}
-	return build(candidates), nil
+	if len(candidates) > maxCandidates {
+		return nil, fmt.Errorf("%d candidates; a balancer takes at most %d", len(candidates), maxCandidates)
+	}
+	return build(candidates, total), nil
 }
+
+// maxCandidates is what the tables' 16-bit entries can name.
+const maxCandidates = 1 << 16
+
+// Hashes reports whether the balancer of that name goes by Ask.Key.
+func Hashes(name string) bool { return name == "maglev" || name == "ring_hash" }
 
 // set is the candidates that can be chosen: those with a weight.
 type set struct {
@@ -68,9 +100,9 @@ func newSet(candidates []Candidate) set {
 
 // untried returns the first candidate from start on, around, that was not
 // tried: what to do when choosing by the rules keeps finding tried ones.
-func (s *set) untried(start int, tried []int) int {
+func (s *set) untried(start int, a *Ask) int {
 	for i := range s.index {
-		if at := s.index[(start+i)%len(s.index)]; !slices.Contains(tried, at) {
+		if at := s.index[(start+i)%len(s.index)]; !a.tried(at) {
 			return at
 		}
 	}

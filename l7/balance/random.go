@@ -1,6 +1,6 @@
 package balance
 
-import "slices"
+import "sync/atomic"
 
 // random chooses by weight and nothing else.
 type random struct {
@@ -8,23 +8,24 @@ type random struct {
 	draw alias
 }
 
-func newRandom(candidates []Candidate) Balancer {
+func newRandom(candidates []Candidate, _ *atomic.Int64) Balancer {
 	s := newSet(candidates)
 	return &random{s, newAlias(s.weight)}
 }
 
-func (r *random) Pick(random uint64, tried []int) int {
+func (r *random) Pick(a Ask) int {
 	if len(r.index) == 0 {
 		return -1
 	}
+	random := a.Random
 	const draws = 4 // then any: a retry need not be fair
 	for range draws {
-		if at := r.index[r.draw.pick(random)]; len(tried) == 0 || !slices.Contains(tried, at) {
+		if at := r.index[r.draw.pick(random)]; !a.tried(at) {
 			return at
 		}
 		random = next(random)
 	}
-	return r.untried(below(random, len(r.index)), tried)
+	return r.untried(below(random, len(r.index)), &a)
 }
 
 // alias draws an index by weight in constant time (Walker's method, built as

@@ -1,9 +1,6 @@
 package balance
 
-import (
-	"slices"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // roundRobin is smooth and weighted without a lock: a static stride scheduler.
 //
@@ -18,7 +15,7 @@ type roundRobin struct {
 	counter atomic.Uint64
 }
 
-func newRoundRobin(candidates []Candidate) Balancer {
+func newRoundRobin(candidates []Candidate, _ *atomic.Int64) Balancer {
 	r := &roundRobin{set: newSet(candidates)}
 	divisor := uint64(0)
 	for _, w := range r.weight {
@@ -42,7 +39,7 @@ func gcd(a, b uint64) uint64 {
 // one has a thousand times the weight of the others skip 500 times on average.
 const maxTurns = 4096
 
-func (r *roundRobin) Pick(random uint64, tried []int) int {
+func (r *roundRobin) Pick(a Ask) int {
 	n := uint64(len(r.index))
 	if n == 0 {
 		return -1
@@ -53,13 +50,13 @@ func (r *roundRobin) Pick(random uint64, tried []int) int {
 		if !r.hasTurn(round, i) {
 			continue
 		}
-		if at := r.index[i]; len(tried) == 0 || !slices.Contains(tried, at) {
+		if at := r.index[i]; !a.tried(at) {
 			return at
-		} else if len(tried) >= len(r.index) {
+		} else if len(a.Tried) >= len(r.index) {
 			break
 		}
 	}
-	return r.untried(below(random, int(n)), tried)
+	return r.untried(below(a.Random, int(n)), &a)
 }
 
 // hasTurn spreads w turns over max rounds; candidates of equal weight are
