@@ -7,6 +7,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime/debug"
 
@@ -56,6 +57,8 @@ func explain(err error) (string, int) {
 		return "lbd: " + err.Error(), c.code
 	case errors.As(err, &locked):
 		return "lbd: " + err.Error(), exitConflict
+	case errors.Is(err, fs.ErrPermission):
+		return "lbd: " + err.Error(), exitMissing
 	}
 	return "lbd: " + err.Error(), exitError
 }

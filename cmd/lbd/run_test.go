@@ -318,6 +318,29 @@ func TestNothingIsLostByReloadsUpgradesAndARestartOfTheSupervisor(t *testing.T) 
 	t.Logf("ended in %v", time.Since(began).Round(time.Millisecond))
 }
 
+func TestUSR1MovesTheAccessLogOfAllWorkers(t *testing.T) {
+	s := newSite(t)
+	text, _ := os.ReadFile(s.file())
+	log := filepath.Join(s.dir, "access.log")
+	os.WriteFile(s.file(), bytes.Replace(text, []byte(`access: "off"`), []byte("access: "+log), 1), 0o644)
+	c := s.start()
+	written := func() bool {
+		t := &http.Transport{DisableKeepAlives: true}
+		r, err := (&http.Client{Transport: t}).Get(s.url())
+		if err == nil {
+			r.Body.Close()
+		}
+		i, err := os.Stat(log)
+		return err == nil && i.Size() > 0
+	}
+	s.until("requests are logged", written)
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	c.Process.Signal(syscall.SIGUSR1)
+	s.until("requests are logged in a new file", written)
+}
+
 func TestASecondLbdOnTheSameRunDirIsRefused(t *testing.T) {
 	s := newSite(t)
 	s.start()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -395,6 +396,46 @@ func TestABadUpgradeLeavesTheOldCrewServing(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestUpgradesLeaveNothingBehind(t *testing.T) {
+	f, addr := started(t)
+	upgrade := func() {
+		if err := f.Upgrade(t.Context(), ""); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the old crew is gone", func() bool { return len(f.Crew()) == 2 })
+	}
+	upgrade() // what is made once is made now
+	fds, goroutines := countFiles(t), runtime.NumGoroutine()
+	for range 10 {
+		upgrade()
+		ask(t, addr)
+	}
+	until(t, "as many descriptors and goroutines as before", func() bool {
+		return countFiles(t) <= fds && runtime.NumGoroutine() <= goroutines
+	})
+	left, _ := filepath.Glob(filepath.Join(f.options.RunDir, "*.sock"))
+	if len(left) != 2 {
+		t.Errorf("%d control sockets, want 2: %v", len(left), left)
+	}
+}
+
+// A program that cannot start any more (here: since the environment changed)
+// is tried again and again, ever more rarely; its sibling serves meanwhile.
+func TestAWorkerThatCannotStartIsTriedAgain(t *testing.T) {
+	f, addr := started(t)
+	t.Setenv("LBD_TEST_WORKER", "exit")
+	unix.Kill(f.Crew()[0].PID, unix.SIGKILL)
+	until(t, "the reason is known", func() bool { return strings.Contains(f.Crew()[0].Detail, "this program is broken") })
+	other := f.Crew()[1].PID
+	for range 20 {
+		if got := ask(t, addr); got.PID != other {
+			t.Fatalf("pid %d answered", got.PID)
+		}
+	}
+	t.Setenv("LBD_TEST_WORKER", "")
+	until(t, "it runs again", func() bool { return f.Crew()[0].Ready && len(f.Crew()[0].Slots) == 2 })
 }
 
 func TestAnUpgradeToWhatIsNoProgramSaysSo(t *testing.T) {

@@ -220,8 +220,8 @@ func ExplainBind(name netip.AddrPort, err error) error {
 		}
 		return fmt.Errorf("bind %s: in use by another program (root sees which: ss -ltnp 'sport = %d')", name, name.Port())
 	case errors.Is(err, unix.EACCES):
-		return fmt.Errorf("bind %s: ports below %d need privileges: run lbd as root, or setcap cap_net_bind_service=+ep %s, or choose another port",
-			name, unprivilegedPort(), executable())
+		return fmt.Errorf("bind %s: %w: ports below %d need privileges: run lbd as root, or setcap cap_net_bind_service=+ep %s, or choose another port",
+			name, err, unprivilegedPort(), executable())
 	}
 	return fmt.Errorf("bind %s: %w", name, err)
 }
