@@ -315,6 +315,8 @@ func TestAnEarlyAnswerStopsTheUpload(t *testing.T) {
 	_ = c.Receive(w.bytes(), 0)
 	sendHead(c, h.streams[1], false, ":status", "413")
 	c.Write(h.streams[1], []byte("too much"), true)
+	_ = w.WriteData(1, false, []byte("crossing"))
+	_ = c.Receive(w.bytes(), 0) // before anything was written
 	want(t, "output", r.text(t, output(c)), "HEADERS 1 :status=413\nDATA 1 8 end\nRST 1 NO_ERROR")
 	h.take()
 	for range 10 { // what was under way

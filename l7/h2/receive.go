@@ -11,6 +11,7 @@ func (c *Conn) Receive(p []byte, now Now) error {
 		c.began, c.budget.refilled = true, now
 	}
 	c.now = now
+	c.reap() // streams that the owner ended since are no more to the peer's frames
 	for len(p) > 0 && c.err == nil {
 		switch {
 		case c.preface < len(Preface):
