@@ -41,7 +41,7 @@ func clearH2() *http.Protocols {
 }
 
 // startRawOrigin serves HTTP/2 frame by frame.
-func startRawOrigin(t testing.TB, script func(r *raw, conn int)) *origin {
+func startRawOrigin(t testing.TB, script func(r *raw, conn int), settings ...http2.Setting) *origin {
 	t.Helper()
 	return startOrigin(t, func(p *peer) {
 		preface := make([]byte, len(http2.ClientPreface))
@@ -51,7 +51,7 @@ func startRawOrigin(t testing.TB, script func(r *raw, conn int)) *origin {
 		if string(preface) != http2.ClientPreface {
 			t.Errorf("preface %q", preface)
 		}
-		script(newRawEnd(t, p.Conn), p.number)
+		script(newRawEnd(t, p.Conn, settings...), p.number)
 	})
 }
 

@@ -165,13 +165,13 @@ func newRaw(t testing.TB, c net.Conn) *raw {
 	return newRawEnd(t, c)
 }
 
-func newRawEnd(t testing.TB, c net.Conn) *raw {
+func newRawEnd(t testing.TB, c net.Conn, settings ...http2.Setting) *raw {
 	r := &raw{t: t, c: c, fr: http2.NewFramer(c, c)}
 	r.fr.AllowIllegalWrites = true
 	r.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	r.enc = hpack.NewEncoder(&r.block)
 	c.SetDeadline(time.Now().Add(patience))
-	r.fr.WriteSettings()
+	r.fr.WriteSettings(settings...)
 	return r
 }
 

@@ -88,7 +88,6 @@ func TestWebSocketsThatAreRefused(t *testing.T) {
 
 func TestWebSocketsReachAnHTTP2Backend(t *testing.T) {
 	o := startRawOrigin(t, func(r *raw, _ int) {
-		r.fr.WriteSettings(http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 		for {
 			f, err := r.fr.ReadFrame()
 			if err != nil {
@@ -108,7 +107,7 @@ func TestWebSocketsReachAnHTTP2Backend(t *testing.T) {
 				r.fr.WriteData(f.StreamID, f.StreamEnded(), []byte(strings.ToUpper(string(f.Data()))))
 			}
 		}
-	})
+	}, http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	l := startLab(t, labOptions{}, poolH2("http2", o.addr))
 	t.Run("from HTTP/1", func(t *testing.T) {
 		p := l.dial()
