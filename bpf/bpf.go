@@ -66,6 +66,12 @@ type Node struct {
 	UnsettledUntil uint64
 }
 
+// Clock is the time as the programs see it; a timer of the kernel writes it.
+type Clock struct {
+	Timer [2]uint64
+	Now   uint64 // monotonic ns
+}
+
 // PeerBounce is the flag of a Peer whose interface may send a frame back by
 // XDP_TX.
 const PeerBounce = 1

@@ -54,7 +54,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		in   any
 	}{
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
-		{"vip", VIP{}}, {"bind_key", BindKey{}}, {"bind", Bind{}},
+		{"vip", VIP{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {
@@ -117,7 +117,7 @@ func TestTheProgramsLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	for _, p := range []*ebpf.Program{o.SteerPacket, o.SteerSocket, o.FindNeighbour} {
+	for _, p := range []*ebpf.Program{o.SteerPacket, o.SteerSocket, o.FindNeighbour, o.StartClock} {
 		i, err := p.Info()
 		if err != nil {
 			t.Fatal(err)

@@ -5,3 +5,4 @@
 #include "xdp.c"
 #include "socket.c"
 #include "neighbour.c"
+#include "clock.c"

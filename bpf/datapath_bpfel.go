@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	datapathMapBinds          = "binds"
+	datapathMapClock          = "clock"
 	datapathMapCounters       = "counters"
 	datapathMapNode           = "node"
 	datapathMapPeerIndex      = "peer_index"
@@ -25,6 +26,7 @@ const (
 	datapathMapSlots          = "slots"
 	datapathMapVips           = "vips"
 	datapathProgFindNeighbour = "find_neighbour"
+	datapathProgStartClock    = "start_clock"
 	datapathProgSteerPacket   = "steer_packet"
 	datapathProgSteerSocket   = "steer_socket"
 )
@@ -72,6 +74,7 @@ type datapathSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathProgramSpecs struct {
 	FindNeighbour *ebpf.ProgramSpec `ebpf:"find_neighbour"`
+	StartClock    *ebpf.ProgramSpec `ebpf:"start_clock"`
 	SteerPacket   *ebpf.ProgramSpec `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.ProgramSpec `ebpf:"steer_socket"`
 }
@@ -81,6 +84,7 @@ type datapathProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
 	Binds     *ebpf.MapSpec `ebpf:"binds"`
+	Clock     *ebpf.MapSpec `ebpf:"clock"`
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Node      *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex *ebpf.MapSpec `ebpf:"peer_index"`
@@ -117,6 +121,7 @@ func (o *datapathObjects) Close() error {
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
 	Binds     *ebpf.Map `ebpf:"binds"`
+	Clock     *ebpf.Map `ebpf:"clock"`
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Node      *ebpf.Map `ebpf:"node"`
 	PeerIndex *ebpf.Map `ebpf:"peer_index"`
@@ -129,6 +134,7 @@ type datapathMaps struct {
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
 		m.Binds,
+		m.Clock,
 		m.Counters,
 		m.Node,
 		m.PeerIndex,
@@ -150,6 +156,7 @@ type datapathVariables struct {
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathPrograms struct {
 	FindNeighbour *ebpf.Program `ebpf:"find_neighbour"`
+	StartClock    *ebpf.Program `ebpf:"start_clock"`
 	SteerPacket   *ebpf.Program `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.Program `ebpf:"steer_socket"`
 }
@@ -157,6 +164,7 @@ type datapathPrograms struct {
 func (p *datapathPrograms) Close() error {
 	return _DatapathClose(
 		p.FindNeighbour,
+		p.StartClock,
 		p.SteerPacket,
 		p.SteerSocket,
 	)

@@ -40,31 +40,25 @@ _Static_assert(sizeof(struct outer) == 40, "struct outer");
 
 #define PATH_WORDS (sizeof(struct path) / 4)
 
-INLINE __u16 checksum(const struct iphdr *ip)
+INLINE __u32 halves(__be32 word)
 {
-	const __u16 *half = (const void *)ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < sizeof(*ip) / 2; i++)
-		sum += half[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~(sum + (sum >> 16));
+	return (word & 0xffff) + (word >> 16);
 }
 
 INLINE void write_outer_ip(struct iphdr *ip, __be32 from, __be32 to, __u16 length)
 {
-	*ip = (struct iphdr){
-		.version = 4,
-		.ihl = 5,
-		.tot_len = be16(length),
-		.frag_off = be16(0x4000),	/* never fragmented */
-		.ttl = OUTER_TTL,
-		.protocol = IPPROTO_UDP,
-		.saddr = from,
-		.daddr = to,
-	};
-	ip->check = checksum(ip);
+	const __be32 first = be32(0x45000000), second = be32(0x00004000);	/* never fragmented */
+	const __be32 third = be32(OUTER_TTL << 24 | IPPROTO_UDP << 16);
+	__u32 sum = halves(first) + halves(second) + halves(third) + be16(length) +
+		    halves(from) + halves(to);
+	__be32 *word = (void *)ip;
+
+	sum = halves(sum);
+	word[0] = first | (__u32)be16(length) << 16;
+	word[1] = second;
+	word[2] = third | (__u32)(__u16)~halves(sum) << 16;
+	word[3] = from;
+	word[4] = to;
 }
 
 /* Takes one from the TTL or hop limit of the packet; 0: it had none to give. */

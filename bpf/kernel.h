@@ -45,3 +45,7 @@ HELPER(long, bpf_sk_release, BPF_FUNC_sk_release, void *sock);
 HELPER(long, bpf_tcp_check_syncookie, BPF_FUNC_tcp_check_syncookie, void *sock, void *ip,
        __u32 ip_size, struct tcphdr *tcp, __u32 tcp_size);
 HELPER(long, bpf_sk_assign, BPF_FUNC_sk_assign, void *ctx, void *sock, __u64 flags);
+HELPER(long, bpf_timer_init, BPF_FUNC_timer_init, struct bpf_timer *timer, void *map, __u64 flags);
+HELPER(long, bpf_timer_set_callback, BPF_FUNC_timer_set_callback, struct bpf_timer *timer,
+       void *callback);
+HELPER(long, bpf_timer_start, BPF_FUNC_timer_start, struct bpf_timer *timer, __u64 ns, __u64 flags);

@@ -99,6 +99,16 @@ struct bind {
 };
 _Static_assert(sizeof(struct bind) == 516, "struct bind");
 
+/* The time. A timer of the kernel writes it, with or without a daemon: asking
+ * for it costs a packet more than parsing it. */
+struct clock {
+	struct bpf_timer timer;
+	__u64 now;		/* monotonic ns, at most CLOCK_TICK old */
+};
+_Static_assert(sizeof(struct clock) == 24, "struct clock");
+
+#define CLOCK_TICK 250000000	/* ns */
+
 #define MAP_DEFINITION(kind, key_type, value_type, count, bits)      \
 	struct {                                                     \
 		uint_field(type, kind);                              \
@@ -109,6 +119,7 @@ _Static_assert(sizeof(struct bind) == 516, "struct bind");
 	}
 
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct node, 1, BPF_F_MMAPABLE) node SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct clock, 1, 0) clock SEC(".maps");
 
 /* cur | prev1 | prev2 | flags, 16 bits each from the lowest: local indexes of peers. */
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(".maps");
@@ -125,6 +136,13 @@ INLINE struct node *this_node(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&node, &zero);
+}
+
+INLINE struct clock *this_clock(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&clock, &zero);
 }
 
 INLINE void count(__u32 reason)

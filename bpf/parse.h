@@ -69,6 +69,14 @@ INLINE struct cursor frame_of(struct xdp_md *ctx)
 	return (struct cursor){ (void *)(long)ctx->data, (void *)(long)ctx->data_end };
 }
 
+/* Whether the frame has so many bytes; those beyond a page cost a helper's call. */
+INLINE int is_whole(struct xdp_md *ctx, __u64 length)
+{
+	struct cursor c = frame_of(ctx);
+
+	return likely(length <= c.end - c.at) || length <= bpf_xdp_get_buff_len(ctx);
+}
+
 struct vlan {
 	__be16 tag, type;
 };

@@ -232,7 +232,7 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 		return leave(REASON_NO_OWNER);
 	if (length > first->mtu)	/* the answer to the client goes here */
 		return leave(REASON_TOO_BIG);
-	if (p->l3 + p->length > bpf_xdp_get_buff_len(ctx))
+	if (!is_whole(ctx, p->l3 + p->length))
 		return leave(REASON_SHORT);
 	if (!age(p->ip))
 		return leave(REASON_HOP_LIMIT);
@@ -392,7 +392,7 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *oute
 		return leave(REASON_UNKNOWN_HOP);
 	if (length > to->mtu)
 		return leave(REASON_TOO_BIG);
-	if (p->l3 + length > bpf_xdp_get_buff_len(ctx))
+	if (!is_whole(ctx, p->l3 + length))
 		return leave(REASON_SHORT);
 	if (!age(p->ip))
 		return leave(REASON_HOP_LIMIT);
@@ -410,12 +410,13 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *oute
 INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrived,
 		const struct peer *to, __u32 length, __u32 reason)
 {
+	const struct clock *clock = this_clock();
 	struct cursor c = frame_of(ctx);
 	struct ethhdr *eth = take(&c, sizeof(*eth));
 
 	if (!eth)
 		return leave(REASON_HEADROOM);
-	if (unlikely(bpf_ktime_get_coarse_ns() >= to->valid_until)) {
+	if (unlikely(!clock || clock->now >= to->valid_until)) {
 		*(struct macs *)eth = *arrived;
 		eth->h_proto = be16(ETH_P_IP);
 		return send_by_kernel(ctx, node, eth, to, length, reason);

@@ -62,6 +62,18 @@ func (k *kernel) mapMemory() (err error) {
 	return err
 }
 
+// startClock has the kernel keep the time for the programs from now on.
+func (k *kernel) startClock() error {
+	failed, err := k.StartClock.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+	if err == nil && failed != 0 {
+		err = errors.New("the timer does not start")
+	}
+	if err != nil {
+		return fmt.Errorf("start the programs' clock: %w", err)
+	}
+	return nil
+}
+
 func (k *kernel) close() error {
 	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.Objects.Close())
 }

@@ -89,6 +89,9 @@ func newRig(t testing.TB, self lb.Member) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.close() })
+	if err := r.startClock(); err != nil {
+		t.Fatal(err)
+	}
 	r.planner = planner{address: self.Address, owners: map[uint64][]int16{}, cookie: cookieOf}
 	return r
 }

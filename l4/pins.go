@@ -97,7 +97,7 @@ func (p pins) load() (*kernel, bool, error) {
 		k.close()
 		return nil, false, err
 	}
-	if err := k.mapMemory(); err != nil {
+	if err := errors.Join(k.mapMemory(), k.startClock()); err != nil {
 		k.close()
 		return nil, false, err
 	}
@@ -139,7 +139,7 @@ func (k *kernel) maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		tableNode: k.Node, tableRows: k.Rows, tablePeers: k.Peers, tablePeerIndex: k.PeerIndex,
 		tableVIPs: k.Vips, tableBinds: k.Binds, tableSlots: k.Slots,
-		"counters": k.Counters,
+		"counters": k.Counters, "clock": k.Clock,
 	}
 }
 

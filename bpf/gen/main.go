@@ -1,7 +1,8 @@
 // Command gen writes what go generate derives for package bpf:
 //
 //	gen reasons   reason.h and reason.go from the list in ../reason.go
-//	gen sum       sources.sum: a checksum of everything the objects are made of
+//	gen sum FILE… sources.sum: a checksum of everything the objects here are
+//	              made of: C, objects, the Go file with the flags, and FILEs
 package main
 
 import (
@@ -22,15 +23,15 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	if len(os.Args) != 2 {
-		log.Fatal("usage: gen reasons|sum")
+	if len(os.Args) < 2 {
+		log.Fatal("usage: gen reasons | gen sum [FILE...]")
 	}
 	var err error
 	switch os.Args[1] {
 	case "reasons":
 		err = reasons("../reason.go")
 	case "sum":
-		err = sum()
+		err = sum(os.Args[2:])
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
@@ -121,9 +122,9 @@ func table(list []reason) []byte {
 
 // sum writes one line per file that the objects are made of, in sha256sum's
 // format, so that a test without clang can tell whether they are fresh.
-func sum() error {
+func sum(elsewhere []string) error {
 	var files []string
-	for _, pattern := range []string{"*.c", "*.h", "*.o", "bpf.go"} {
+	for _, pattern := range append([]string{"*.c", "*.h", "*.o", "bpf.go", "main.go"}, elsewhere...) {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return err
