@@ -49,7 +49,7 @@ func newChoice(p *Pool, state *lb.State) (choice, error) {
 	for i, b := range backends {
 		candidates[i] = balance.Candidate{Name: b.Address(), Weight: b.weight(state), Active: &b.load.active, Latency: &b.load.latency}
 	}
-	balancer, err := balance.New(p.Config.Balance, candidates, nil)
+	balancer, err := balance.New(p.Config.Balance, candidates)
 	return choice{backends, balancer}, err
 }
 

@@ -8,8 +8,8 @@
 // few milliseconds, for its table).
 //
 // All methods may be called concurrently. What threads share is one atomic
-// counter (round_robin), the candidates' own load counters, and for maglev and
-// ring_hash the sum of these; random has nothing to share. Start at New.
+// counter (round_robin; maglev and ring_hash when there is load) and the
+// candidates' own load counters; random has nothing to share. Start at New.
 //
 // Beside them: Outliers decides which backends are ejected for what they
 // answered, Ramp how much of its weight a backend gets that has just come up.
@@ -50,7 +50,7 @@ type Ask struct {
 func (a *Ask) tried(i int) bool { return len(a.Tried) > 0 && slices.Contains(a.Tried, i) }
 
 // builders are the balancers by their name in a configuration.
-var builders = map[string]func(candidates []Candidate, total *atomic.Int64) Balancer{
+var builders = map[string]func([]Candidate) Balancer{
 	"round_robin":   newRoundRobin,
 	"least_request": newLeastRequest,
 	"random":        newRandom,
@@ -59,10 +59,8 @@ var builders = map[string]func(candidates []Candidate, total *atomic.Int64) Bala
 	"ring_hash":     newRingHash,
 }
 
-// New builds the balancer of that name. total counts the requests in progress
-// at all candidates: maglev and ring_hash bound each one's load by it; nil: they
-// do not.
-func New(name string, candidates []Candidate, total *atomic.Int64) (Balancer, error) {
+// New builds the balancer of that name.
+func New(name string, candidates []Candidate) (Balancer, error) {
 	build, ok := builders[name]
 	if !ok {
 		return nil, fmt.Errorf("no balancer %q", name)
@@ -70,7 +68,7 @@ func New(name string, candidates []Candidate, total *atomic.Int64) (Balancer, er
 	if len(candidates) > maxCandidates {
 		return nil, fmt.Errorf("%d candidates; a balancer takes at most %d", len(candidates), maxCandidates)
 	}
-	return build(candidates, total), nil
+	return build(candidates), nil
 }
 
 // maxCandidates is what the tables' 16-bit entries can name.

@@ -24,7 +24,7 @@ func candidates(weights ...int) []Candidate {
 func ask(random *rand.Rand) Ask { return Ask{Random: random.Uint64(), Key: random.Uint64()} }
 
 func build(t testing.TB, name string, c []Candidate) Balancer {
-	b, err := New(name, c, nil)
+	b, err := New(name, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestRoundRobinIsExact(t *testing.T) {
 		for _, w := range weights {
 			sum += w
 		}
-		b, _ := New("round_robin", candidates(weights...), nil)
+		b, _ := New("round_robin", candidates(weights...))
 		got := make([]int, len(weights))
 		for k := range 3 * sum {
 			got[b.Pick(Ask{})]++
@@ -125,7 +125,7 @@ func TestATriedBackendIsNotPickedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				weights := rapid.SliceOfN(rapid.IntRange(0, 1000), 0, 8).Draw(t, "weights")
-				b, _ := New(name, candidates(weights...), nil)
+				b, _ := New(name, candidates(weights...))
 				want := 0
 				for _, w := range weights {
 					if w > 0 {
@@ -255,7 +255,7 @@ func TestThreadsShareABalancer(t *testing.T) {
 }
 
 func TestUnknownBalancer(t *testing.T) {
-	if _, err := New("magic", nil, nil); err == nil || err.Error() != `no balancer "magic"` {
+	if _, err := New("magic", nil); err == nil || err.Error() != `no balancer "magic"` {
 		t.Errorf("got %v", err)
 	}
 }

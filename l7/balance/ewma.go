@@ -16,7 +16,7 @@ type ewma struct {
 	draw    alias
 }
 
-func newEWMA(candidates []Candidate, _ *atomic.Int64) Balancer {
+func newEWMA(candidates []Candidate) Balancer {
 	e := &ewma{set: newSet(candidates)}
 	for _, i := range e.index {
 		e.latency = append(e.latency, candidates[i].Latency)

@@ -21,9 +21,14 @@ func Hash[T string | []byte](text T) uint64 {
 // (Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads").
 // What is over goes to the candidate that the key finds next.
 type bound struct {
-	total *atomic.Int64 // requests in progress at all of them; nil: no bound
-	sum   uint64        // of all their weights
-	floor int64         // up to so many are always fine
+	sum uint64 // of the weights
+
+	// What is in progress at all of them is counted anew when every sixteenth
+	// of them has been asked for: on average 16 counters are read for an ask,
+	// however many there are, and no counter is shared by all requests.
+	every uint64
+	asks  atomic.Uint64
+	all   atomic.Int64
 }
 
 // A quarter over its share at most. With few requests about, a share is next to
@@ -35,27 +40,34 @@ const (
 	boundFloor = 16
 )
 
-func newBound(s *set, total *atomic.Int64) bound {
-	b := bound{total: total, floor: boundFloor}
+func (b *bound) init(s *set) {
+	b.every = max(1, uint64(len(s.index))/16)
 	for _, w := range s.weight {
 		b.sum += w
 	}
-	return b
 }
 
 // full reports whether the i-th of s may get no more: it has ceil(5/4 of its
 // share of what is in progress, this request included).
 func (b *bound) full(s *set, i int) bool {
-	if b.total == nil {
-		return false
-	}
 	active := s.active[i].Load()
-	if active < b.floor {
+	if active < boundFloor {
 		return false
 	}
-	all := uint64(max(b.total.Load(), 0)) + 1
+	if (b.asks.Add(1)-1)%b.every == 0 {
+		b.count(s)
+	}
+	all := uint64(max(b.all.Load(), active)) + 1
 	whole := boundOf * b.sum
 	return uint64(active) >= (boundOver*all*s.weight[i]+whole-1)/whole
+}
+
+func (b *bound) count(s *set) {
+	all := int64(0)
+	for _, active := range s.active {
+		all += active.Load()
+	}
+	b.all.Store(all)
 }
 
 // anywhere is for a key that did not find room soon: the first candidate from

@@ -1,7 +1,5 @@
 package balance
 
-import "sync/atomic"
-
 // leastRequest takes the less loaded of two random candidates (Mitzenmacher's
 // power of two choices): nearly as even as looking at all of them, and two
 // threads that look at the same moment do not flood the same backend.
@@ -18,7 +16,7 @@ type leastRequest struct {
 // request now and then, and can show that it is well again.
 const exploreBits = 6
 
-func newLeastRequest(candidates []Candidate, _ *atomic.Int64) Balancer {
+func newLeastRequest(candidates []Candidate) Balancer {
 	s := newSet(candidates)
 	return &leastRequest{s, newAlias(s.weight)}
 }

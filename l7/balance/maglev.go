@@ -3,7 +3,6 @@ package balance
 import (
 	"cmp"
 	"slices"
-	"sync/atomic"
 )
 
 // maglev finds a key's candidate in one look at a table that the candidates
@@ -20,10 +19,10 @@ type maglev struct {
 // tableSize is a prime that is much larger than most pools; 131 KiB a pool.
 const tableSize = 65537
 
-func newMaglev(candidates []Candidate, total *atomic.Int64) Balancer {
-	s := newSet(candidates)
-	m := &maglev{set: s, bound: newBound(&s, total)}
-	if len(s.index) > 0 {
+func newMaglev(candidates []Candidate) Balancer {
+	m := &maglev{set: newSet(candidates)}
+	m.init(&m.set)
+	if len(m.index) > 0 {
 		m.fill(candidates)
 	}
 	return m

@@ -1,14 +1,12 @@
 package balance
 
-import "sync/atomic"
-
 // random chooses by weight and nothing else.
 type random struct {
 	set
 	draw alias
 }
 
-func newRandom(candidates []Candidate, _ *atomic.Int64) Balancer {
+func newRandom(candidates []Candidate) Balancer {
 	s := newSet(candidates)
 	return &random{s, newAlias(s.weight)}
 }

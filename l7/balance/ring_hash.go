@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"sync/atomic"
 )
 
 // ringHash puts points of each candidate on a ring, as many as its weight says;
@@ -32,9 +31,10 @@ const (
 	mostPoints  = 1 << 20
 )
 
-func newRingHash(candidates []Candidate, total *atomic.Int64) Balancer {
+func newRingHash(candidates []Candidate) Balancer {
 	s := newSet(candidates)
-	r := &ringHash{set: s, bound: newBound(&s, total)}
+	r := &ringHash{set: s}
+	r.init(&s)
 	each := math.Min(usualPoints, mostPoints/math.Max(float64(len(s.index)), 1)) / s.mean()
 	var points []point
 	for i, at := range s.index {

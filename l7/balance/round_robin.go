@@ -15,7 +15,7 @@ type roundRobin struct {
 	counter atomic.Uint64
 }
 
-func newRoundRobin(candidates []Candidate, _ *atomic.Int64) Balancer {
+func newRoundRobin(candidates []Candidate) Balancer {
 	r := &roundRobin{set: newSet(candidates)}
 	divisor := uint64(0)
 	for _, w := range r.weight {
