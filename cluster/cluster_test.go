@@ -194,6 +194,9 @@ func TestANodeThatLeavesIsOutAtOnceAndStaysInThePast(t *testing.T) {
 	if !strings.Contains(lines(n.nodes["a"].Epochs()), "a=4 b=4 c=4") {
 		t.Errorf("the epoch with b is gone: %s", lines(n.nodes["a"].Epochs()))
 	}
+	n.start("b")
+	n.agree("a=4 b=4 c=4", "a", "b", "c")
+	n.eventually("b is alive", func(c *Cluster) bool { return state(c, "b") == Alive }, "a", "c")
 }
 
 func TestADeadNodeIsTakenOutAndComesBack(t *testing.T) {
