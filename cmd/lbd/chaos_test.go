@@ -47,6 +47,29 @@ func TestASupervisorMayDieAtAnyMoment(t *testing.T) {
 	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
 }
 
+func TestAKilledWorkerFailsOnlyWhatItHadAccepted(t *testing.T) {
+	const clients, kills = 8, 4
+	s := newSite(t)
+	s.start()
+	l := s.load(clients)
+	for i := range kills {
+		victim := s.pids()[i%2]
+		sent := l.sent.Load()
+		s.until("there is load", func() bool { return l.sent.Load() > sent+100 })
+		syscall.Kill(victim, syscall.SIGKILL)
+		s.until("it is replaced", func() bool {
+			now := s.workers()
+			return len(now) == 2 && now[0].State == "ready" && now[1].State == "ready" && now[i%2].PID != victim
+		})
+	}
+	l.end()
+	// Every client has one request under way when a worker dies.
+	if l.refused.Load() > 0 || l.failed.Load() > clients*kills {
+		t.Errorf("%d of %d requests failed, %d of them to connect; the first: %v", l.failed.Load(), l.sent.Load(), l.refused.Load(), l.first)
+	}
+	t.Logf("%d kills: %d requests, %d failed, none to connect", kills, l.sent.Load(), l.failed.Load())
+}
+
 // restart kills the supervisor and starts another.
 func (s *site) restart(c *exec.Cmd) *exec.Cmd {
 	s.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -214,6 +215,7 @@ type load struct {
 	stop         chan struct{}
 	clients      sync.WaitGroup
 	sent, failed atomic.Int64
+	refused      atomic.Int64 // of failed: not even connected
 	mu           sync.Mutex
 	first        error
 }
@@ -250,6 +252,9 @@ func (l *load) once(c *http.Client, url string) {
 	}
 	if err != nil {
 		l.failed.Add(1)
+		if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+			l.refused.Add(1)
+		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if l.first == nil {

@@ -26,8 +26,8 @@ const (
 // and later while starts fail.
 const (
 	firstDelay  = 100 * time.Millisecond
-	maxDelay    = 30 * time.Second
-	goodHealth  = 30 * time.Second // a life that makes earlier failures forgotten
+	maxDelay    = 10 * time.Second
+	goodHealth  = 10 * time.Second // a life that makes earlier failures forgotten
 	farewellFor = time.Second      // what a dead worker said last is still read
 )
 
