@@ -164,7 +164,8 @@ type FilterSpec struct {
 	Name string
 	Node Node // what stands under the name
 
-	place Node // its name
+	place Node     // its name
+	files []string // that its settings name; known once they were checked
 }
 
 // RouteTimeout bounds a request's waits.

@@ -27,6 +27,7 @@ type document struct {
 	lines   []string
 	root    ast.Node // nil: the document is empty
 	anchors map[*ast.AliasNode]ast.Node
+	uses    *uses // of the copy that a filter's settings are read through
 }
 
 // open reads the text as YAML. A document that is not whole gives one error.

@@ -160,7 +160,7 @@ func (c *Config) Listener(name string) *Listener {
 func (b Backend) ID(pool string) BackendID { return BackendID{pool, b.Address} }
 
 // Files are the files whose contents the workers need (certificates, keys,
-// CAs), each once, sorted, named as the document names them: a relative name
+// CAs, what filters name if Options.Filters checked them), each once, sorted, named as the document names them: a relative name
 // is relative to the document's directory, which the reader of files knows.
 // Files that only the supervisor reads (the cluster key) are not here.
 func (c *Config) Files() []string {
@@ -172,6 +172,13 @@ func (c *Config) Files() []string {
 		names[l.TLS.ClientCA] = true
 		for _, f := range l.TLS.Certificates {
 			names[f.Cert], names[f.Key] = true, true
+		}
+	}
+	for _, r := range c.Routes {
+		for _, f := range r.Filters {
+			for _, name := range f.files {
+				names[name] = true
+			}
 		}
 	}
 	for _, p := range c.Pools {

@@ -124,7 +124,10 @@ func (v *validator) filter(f *FilterSpec) {
 		v.errorNode(f.place, CodeFilterUnknown, nearest(f.Name, keys(v.options.Filters)), "no filter %q", f.Name)
 		return
 	}
-	err := check(f.Node)
+	used := new(uses)
+	err := check(f.Node.through(used))
+	f.files = used.files
+	v.filterPools(f, used.pools)
 	var many Errors
 	switch {
 	case err == nil:
@@ -132,6 +135,15 @@ func (v *validator) filter(f *FilterSpec) {
 		v.errs = append(v.errs, many...)
 	default:
 		v.errorNode(f.place, CodeFilter, "", "filter %s: %s", f.Name, plainMessage(err))
+	}
+}
+
+// filterPools reports pools that a filter refers to and that are none.
+func (v *validator) filterPools(f *FilterSpec, refs []Node) {
+	for _, ref := range refs {
+		if name, _ := scalarText(ref.node); v.poolOf[name] == nil {
+			v.errorNode(ref, CodeRoutePool, nearest(name, keys(v.poolOf)), "filter %s uses pool %q, which does not exist", f.Name, name)
+		}
 	}
 }
 

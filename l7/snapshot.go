@@ -57,7 +57,7 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		s.listeners[c.Name] = l
 	}
 	for i, c := range cfg.Routes {
-		r, err := p.buildRoute(c, pools)
+		r, err := p.buildRoute(c, pools, files)
 		if err != nil {
 			return nil, fmt.Errorf("routes[%d]: %w", i, err)
 		}
@@ -93,7 +93,7 @@ func (s *Snapshot) route(r *Request) *Route {
 	return nil
 }
 
-func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool) (*Route, error) {
+func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool, files map[string][]byte) (*Route, error) {
 	r := &Route{Config: c, Name: "route:" + strconv.Itoa(c.Line), retry: newRetryOn(c.Retry.On)}
 	var err error
 	if r.match, err = newMatcher(&c.Match); err != nil {
@@ -111,7 +111,7 @@ func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool) (*Route, error) 
 		r.splits = append(r.splits, split{pool, ref.Weight})
 		r.total += ref.Weight
 	}
-	filters, err := p.buildFilters(c.Filters)
+	filters, err := p.buildFilters(c.Filters, files)
 	if err != nil {
 		return nil, err
 	}
@@ -119,14 +119,14 @@ func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool) (*Route, error) 
 	return r, nil
 }
 
-func (p *Proxy) buildFilters(specs []lb.FilterSpec) ([]Filter, error) {
+func (p *Proxy) buildFilters(specs []lb.FilterSpec, files map[string][]byte) ([]Filter, error) {
 	var filters []Filter
 	for i, spec := range specs {
 		build := p.options.Filters[spec.Name]
 		if build == nil {
 			return nil, fmt.Errorf("filters[%d]: no filter %q", i, spec.Name)
 		}
-		f, err := build(spec.Node)
+		f, err := build(spec.Node.WithFiles(files))
 		if err != nil {
 			return nil, fmt.Errorf("filters[%d]: %s: %w", i, spec.Name, err)
 		}
