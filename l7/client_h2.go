@@ -131,9 +131,13 @@ func (c *clientH2) begin() {
 // settle serves those that wait. What is over the backend's limit goes to
 // another connection.
 func (c *clientH2) settle() {
+	if c.conn.Available() == 0 { // another connection would meet the same
+		c.fail(&Error{Status: 503, Source: FromUpstream, Reason: lb.Overload, Err: h2.ErrNoStream, kind: failedRefused})
+		return
+	}
 	c.ready = true
 	c.quiet = c.thread.loop.Now()
-	c.group.streams = max(1, c.conn.Available())
+	c.group.streams = c.conn.Available()
 	waiting := c.waiting
 	c.waiting = nil
 	taken := min(len(waiting), c.room())

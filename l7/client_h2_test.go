@@ -326,3 +326,12 @@ func TestStreamingBothWays(t *testing.T) {
 		t.Errorf("got %q, %v", rest, err)
 	}
 }
+
+func TestABackendThatTakesNoStreamsIsLeftAlone(t *testing.T) {
+	o := startRawOrigin(t, func(r *raw, _ int) { r.awaitRequest() }, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+	l := startLab(t, labOptions{}, poolH2("http2", o.addr))
+	res, body := l.do(l.h2c(), "GET", "/", nil)
+	if res.StatusCode != 503 || o.conns.Load() > 2 {
+		t.Errorf("got %d %q over %d connections", res.StatusCode, body, o.conns.Load())
+	}
+}
