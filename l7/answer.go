@@ -148,6 +148,7 @@ func errorResponse(req *Request, e *Error) *Response {
 	text := strconv.Itoa(e.Status) + " " + h1.Reason(e.Status) + ": " + string(e.Reason) + "\n"
 	res := &Response{Status: e.Status, Body: []byte(text)}
 	res.Header.Add("Content-Type", "text/plain; charset=utf-8")
+	res.Header = append(res.Header, e.Header...)
 	if e.Status == 405 {
 		res.Header.Add("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}

@@ -31,6 +31,8 @@ type Error struct {
 	Err    error
 	// RetryAfter is what a 429 or 503 tells the client to wait; 0: a second.
 	RetryAfter time.Duration
+	// Header is what else the client's answer has: WWW-Authenticate, say.
+	Header Header
 
 	kind failure // of an attempt
 }

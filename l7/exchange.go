@@ -80,11 +80,14 @@ type exchange struct {
 	fresh    bool  // the next attempt makes a connection of its own
 
 	// The way out.
-	turned    int  // phases of the filters before this one are still to come
-	entered   int  // Request phases were entered up to here
-	headSent  bool // the client has a response's head
-	resEnd    bool // the backend's response is whole, or there is none
-	bodyless  bool // it ended with its head
+	turned    int    // phases of the filters before this one are still to come
+	calling   int    // the filter whose Request or Response phase runs
+	passIn    uint64 // filters that let the request's body pass, by bit
+	passOut   uint64 // the same for the response's
+	entered   int    // Request phases were entered up to here
+	headSent  bool   // the client has a response's head
+	resEnd    bool   // the backend's response is whole, or there is none
+	bodyless  bool   // it ended with its head
 	outPaused bool
 	tunnel    bool
 	reply     *answerH1 // what an HTTP/1 backend's response points into

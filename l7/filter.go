@@ -14,6 +14,10 @@ type Filter struct {
 	Name     string
 	Blocking bool // phases may block: they run off the loop
 
+	// Inline is for a Blocking filter that seldom blocks: it reports, on the
+	// loop, that the Request phase will not block this time and may run there.
+	Inline func(*Session) bool
+
 	Request      func(*Session) (*Response, error)            // once, first to last; a response ends the way in
 	RequestBody  func(*Session, []byte, bool) ([]byte, error) // per chunk; the bool marks the end
 	Pick         func(*Session) (*Backend, error)             // per attempt; else the pool's balancer

@@ -15,7 +15,8 @@ func (x *exchange) requestPhases(k int) {
 		i := x.chain.request[k]
 		f := &x.chain.filters[i]
 		x.entered = i + 1
-		if f.Blocking {
+		x.calling = i
+		if f.Blocking && !x.callInline(f) {
 			x.offloadRequest(i, k)
 			return
 		}
@@ -125,6 +126,7 @@ func (x *exchange) responsePhases(k int) {
 			continue
 		}
 		f := &x.chain.filters[i]
+		x.calling = i
 		if f.Blocking {
 			x.offloadResponse(i, k)
 			return
@@ -153,6 +155,9 @@ func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, *Error) {
 		if i >= x.turned {
 			break
 		}
+		if x.passIn>>i&1 != 0 {
+			continue
+		}
 		var err error
 		if p, err = x.callBody(i, "RequestBody", x.chain.filters[i].RequestBody, p, end); err != nil {
 			return nil, x.filterError(i, err)
@@ -164,7 +169,7 @@ func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, *Error) {
 // responseBodyPhases does the same on the way out.
 func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, *Error) {
 	for _, i := range x.chain.responseBody {
-		if i >= x.turned {
+		if i >= x.turned || x.passOut>>i&1 != 0 {
 			continue
 		}
 		var err error
@@ -178,11 +183,31 @@ func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, *Error) {
 // hasResponseBody reports whether a filter may change the body.
 func (x *exchange) hasResponseBody() bool {
 	for _, i := range x.chain.responseBody {
-		if i < x.turned {
+		if i < x.turned && x.passOut>>i&1 == 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// hasRequestBody is the same for the way in.
+func (x *exchange) hasRequestBody() bool {
+	for _, i := range x.chain.requestBody {
+		if i < x.turned && x.passIn>>i&1 == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// passBody is Session.PassBody of the filter that is called now. The masks have
+// room for a chain's first 64 filters; the others see every body.
+func (x *exchange) passBody() {
+	if x.session.Response == nil {
+		x.passIn |= 1 << x.calling
+	} else {
+		x.passOut |= 1 << x.calling
+	}
 }
 
 // failPhases looks for a filter that has a response for x.failure, from the k-th
@@ -238,6 +263,15 @@ func (x *exchange) logPhases(k int) {
 func (x *exchange) callRequest(f *Filter) (res *Response, err error) {
 	defer x.rescue(f, "Request", &err)
 	return f.Request(&x.session)
+}
+
+func (x *exchange) callInline(f *Filter) (inline bool) {
+	if f.Inline == nil {
+		return false
+	}
+	var err error
+	defer x.rescue(f, "Inline", &err)
+	return f.Inline(&x.session)
 }
 
 func (x *exchange) callPick(f *Filter) (b *Backend, err error) {

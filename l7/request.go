@@ -2,6 +2,7 @@ package l7
 
 import (
 	"net/netip"
+	"strings"
 	"unsafe"
 )
 
@@ -11,7 +12,7 @@ func (x *exchange) buildUpstream() {
 	in, out := x.session.Request, &x.request
 	header := out.Header[:0]
 	*out = *in
-	if len(x.chain.requestBody) > 0 && !(x.reqEnd && in.Length == 0) {
+	if x.hasRequestBody() && !(x.reqEnd && in.Length == 0) {
 		out.Length = -1
 	}
 	var f forwarded
@@ -89,6 +90,46 @@ func (x *exchange) addForwarded(h Header, in *Request, f *forwarded) Header {
 		h = append(h, Field{Name: "X-Forwarded-Host", Value: host})
 	}
 	return h
+}
+
+// farthest is the last address in X-Forwarded-For, seen from us, that a trusted
+// proxy wrote: the first one that is not trusted itself. What is no address ends
+// the way.
+func (v *view) farthest(addr netip.Addr, h Header) netip.Addr {
+	for i := len(h) - 1; i >= 0; i-- {
+		if !equalFold(h[i].Name, "x-forwarded-for") {
+			continue
+		}
+		for list := h[i].Value; list != ""; {
+			item := list
+			if comma := strings.LastIndexByte(list, ','); comma >= 0 {
+				list, item = list[:comma], list[comma+1:]
+			} else {
+				list = ""
+			}
+			next, ok := forwardedAddr(strings.TrimSpace(item))
+			if !ok {
+				return addr
+			}
+			if addr = next; !v.trusts(addr) {
+				return addr
+			}
+		}
+	}
+	return addr
+}
+
+// forwardedAddr reads an address as proxies write them: some add the port.
+func forwardedAddr(s string) (netip.Addr, bool) {
+	if strings.HasSuffix(s, "]") && s[0] == '[' {
+		s = s[1 : len(s)-1]
+	}
+	if strings.Count(s, ":") == 1 || strings.HasPrefix(s, "[") {
+		p, err := netip.ParseAddrPort(s)
+		return p.Addr().Unmap(), err == nil
+	}
+	a, err := netip.ParseAddr(s)
+	return a.Unmap(), err == nil && a.Zone() == ""
 }
 
 // trusts reports whether what addr says of other clients is believed.

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"context"
+	"net/netip"
 	"time"
 )
 
@@ -28,6 +29,39 @@ func (s *Session) Context() context.Context {
 		return context.Background()
 	}
 	return s.ctx
+}
+
+// Client is who the request is from: who connected, or whom the proxies in front
+// of us name, as far as they are trusted.
+func (s *Session) Client() netip.Addr {
+	addr := s.Request.Client.Addr()
+	if s.x == nil || !s.x.view.trusts(addr) {
+		return addr
+	}
+	return s.x.view.farthest(addr, s.Request.Header)
+}
+
+// Trusted reports whether who connected is one of the trusted proxies, whose
+// word counts.
+func (s *Session) Trusted() bool { return s.x != nil && s.x.view.trusts(s.Request.Client.Addr()) }
+
+// PoolNamed returns a pool of the request's configuration, nil if there is none
+// of this name. A Request phase may make it the session's Pool.
+func (s *Session) PoolNamed(name string) *Pool {
+	if s.x == nil {
+		return nil
+	}
+	return s.x.view.byName[name]
+}
+
+// PassBody takes the filter out of the way of this request's body: called in its
+// Request phase, its RequestBody is not called, in its Response phase, its
+// ResponseBody. If no filter is left, the body goes through as it is and keeps
+// its length.
+func (s *Session) PassBody() {
+	if s.x != nil {
+		s.x.passBody()
+	}
 }
 
 type localEntry struct {

@@ -17,6 +17,7 @@ type Snapshot struct {
 	limits     h1.Limits
 	listeners  map[string]*listener
 	pools      []*Pool
+	byName     map[string]*Pool
 }
 
 // listener is a listener as it is built into a snapshot.
@@ -35,8 +36,9 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		config:     cfg,
 		limits:     h1.Limits{Head: int(cfg.Limits.Head), URI: int(cfg.Limits.URI), Fields: cfg.Limits.Fields},
 		listeners:  map[string]*listener{},
+		byName:     map[string]*Pool{},
 	}
-	pools := map[string]*Pool{}
+	pools := s.byName
 	for _, c := range cfg.Pools {
 		pool, err := p.buildPool(c, files)
 		if err != nil {
