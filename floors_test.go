@@ -35,6 +35,7 @@ var floors = map[string]struct {
 	"cluster": {project: []string{"."}},
 
 	"l7/filter": {project: []string{".", "l7"}},
+	"l7/l7test": {project: []string{".", "l7"}},
 	"l4/l4test": {project: []string{".", "l4"}},
 
 	"cmd/lbd/internal/node":   {project: []string{"."}},

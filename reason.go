@@ -26,6 +26,8 @@ const (
 	NotImplemented   Reason = "not_implemented"    // 501: an unknown transfer coding
 	ExpectRefused    Reason = "expect_refused"     // 417: an unknown expectation
 	RateLimited      Reason = "rate_limited"       // 429
+	AccessDenied     Reason = "access_denied"      // 403: the client's address is not allowed
+	Unauthorized     Reason = "unauthorized"       // 401: no credentials, or wrong ones
 	Overload         Reason = "overload"           // 503: a limit of ours is reached
 	FilterPanic      Reason = "filter_panic"       // 500: a filter panicked
 	FilterError      Reason = "filter_error"       // 500: a filter failed without saying how
@@ -34,6 +36,8 @@ const (
 	Draining         Reason = "draining"           // the connection or stream ended because we drain
 	TLSHandshake     Reason = "tls_handshake"      // the client's handshake failed
 	InternalError    Reason = "internal_error"     // 500: a fault of ours
+	Outlier          Reason = "outlier"            // ejected: too many failures in a row
+	PoolPanic        Reason = "pool_panic"         // too few backends are healthy: health is ignored
 )
 
 // Reasons of the packet half: why a packet left a program, and its counter.

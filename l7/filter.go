@@ -31,3 +31,16 @@ type Filter struct {
 
 // Builder makes a filter of its strictly read configuration.
 type Builder func(lb.Node) (Filter, error)
+
+// Check returns what lb.Options wants: for each filter, what says whether its
+// settings are right.
+func Check(filters map[string]Builder) map[string]func(lb.Node) error {
+	checks := map[string]func(lb.Node) error{}
+	for name, build := range filters {
+		checks[name] = func(n lb.Node) error {
+			_, err := build(n)
+			return err
+		}
+	}
+	return checks
+}

@@ -18,13 +18,4 @@ var All = map[string]l7.Builder{
 
 // Check returns what lb.Options wants: for each filter, what says whether its
 // settings are right.
-func Check() map[string]func(lb.Node) error {
-	checks := map[string]func(lb.Node) error{}
-	for name, build := range All {
-		checks[name] = func(n lb.Node) error {
-			_, err := build(n)
-			return err
-		}
-	}
-	return checks
-}
+func Check() map[string]func(lb.Node) error { return l7.Check(All) }
