@@ -1,6 +1,7 @@
 package l7
 
 import (
+	"errors"
 	"math/rand/v2"
 
 	"github.com/cirque-lb/lb"
@@ -85,6 +86,11 @@ func (x *exchange) connected() {
 
 // send passes on the head and what there is of the body.
 func (x *exchange) send() {
+	if len(x.chain.filters) > 0 && !cleanLine(&x.request) {
+		x.dropAttempt()
+		x.fail(&Error{Status: 500, Reason: lb.FilterError, Err: errUncleanLine})
+		return
+	}
 	x.sent = x.thread.loop.Now()
 	x.sending = true
 	bodyless := x.reqEnd && len(x.kept) == 0 && len(x.trailers) == 0
@@ -94,6 +100,24 @@ func (x *exchange) send() {
 		return
 	}
 	x.sendKept()
+}
+
+var errUncleanLine = errors.New("a filter made a method or target that ends its line")
+
+// cleanLine reports whether method and target stay within their places in a
+// request line: parsed ones do, those of filters might not.
+func cleanLine(r *Request) bool {
+	for _, s := range [2]string{r.Method, r.Target} {
+		for i := range len(s) {
+			if s[i] <= ' ' || s[i] == 0x7f {
+				return false
+			}
+		}
+		if s == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // sendKept sends the body as far as it came while there was no connection.

@@ -330,3 +330,10 @@ routes:
 	c.say("PUT /?q=ab HTTP/1.1\r\nHost: x.y.C.example:80\r\nX-A: 1\r\n\r\n").response().want(t, "404", "nothing here\n")
 	c.say("PUT /?q=a+b HTTP/1.1\r\nHost: c.example\r\nX-A: 1\r\n\r\n").response().want(t, "404", "nothing here\n")
 }
+
+func TestAFilterCannotBreakTheRequestLine(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	f := Filter{Upstream: func(_ *Session, r *Request) error { r.Target = "/ HTTP/1.1\r\nX: y\r\n\r\nGET /b"; return nil }}
+	l := startLab(t, labOptions{filters: map[string]Filter{"f": f}}, filtered([]string{"f"}, o.addr))
+	l.dial().get("/").want(t, "500", "500 Internal Server Error: filter_error\n")
+}

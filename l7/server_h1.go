@@ -29,6 +29,7 @@ type serverH1 struct {
 	pausedHeld bool
 	noPreface  bool // the first bytes are not HTTP/2's
 	closeNext  bool // the connection ends with the current response
+	refused    bool // the client is likely to be sending still
 	failed     bool // nothing more can be said to the client
 	aborted    bool // the response is not whole
 	served     int
@@ -265,7 +266,7 @@ func (s *serverH1) begin() {
 // in doubt: the connection ends.
 func (s *serverH1) refuse(e *Error) {
 	t := s.turn
-	s.closeNext = true
+	s.closeNext, s.refused = true, true
 	s.state = serverAnswer
 	if t.x == nil {
 		t.x = s.thread.exchange(s)
@@ -318,7 +319,7 @@ func (s *serverH1) done() {
 		s.reset()
 	case tunnel || s.aborted:
 		s.finish()
-	case s.closeNext && whole && len(s.held) == 0:
+	case s.closeNext && whole && len(s.held) == 0 && !s.refused:
 		s.finish()
 	case s.closeNext || !whole:
 		s.startLinger()
