@@ -45,6 +45,7 @@ const (
 	CodeKeyPair      = "LB1304"
 	CodeWeights      = "LB1305"
 	CodeServerName   = "LB1306"
+	CodeDiscover     = "LB1307"
 
 	CodeClusterKey  = "LB1401"
 	CodeNodeAddress = "LB1402"

@@ -88,7 +88,10 @@ type Limits struct {
 // AdminSettings says where the admin API is served.
 type AdminSettings struct {
 	Socket string `yaml:"socket"` // default <run_dir>/lbd.sock
-	HTTP   string `yaml:"http"`   // read-only: /metrics /healthz /readyz; default "": none, which a document may write as off
+	// ReadOnlySocket serves what changes nothing to every user of the host;
+	// default "": none, which a document may write as off.
+	ReadOnlySocket string `yaml:"read_only_socket"`
+	HTTP           string `yaml:"http"` // read-only: /metrics /healthz /readyz; default "": none, which a document may write as off
 }
 
 // Bytes is a size; the document may say 64KiB, 1MiB, 500.
@@ -225,7 +228,8 @@ type Pool struct {
 	Panic       Share          `yaml:"panic" words:"off=0%"` // "off" (0), or the share of healthy backends below which health is ignored
 	Check       *Check         `yaml:"check"`                // nil: backends count as up
 	Outlier     *OutlierPolicy `yaml:"outlier"`
-	Backends    []*Backend     `yaml:"backends" need:"true" range:"0..10000"`
+	Backends    []*Backend     `yaml:"backends" range:"0..10000"` // may be absent when the pool discovers them
+	Discover    *Discovery     `yaml:"discover"`                  // nil: only the backends that are listed
 }
 
 // ClientTLS is how backends are reached over TLS.
@@ -282,6 +286,7 @@ type Backend struct {
 	Address string `yaml:"address" need:"true" short:"true"`   // "192.0.2.1:80", "[2001:db8::1]:80" or "unix:/path"
 	Weight  int    `yaml:"weight" default:"1" range:"0..1000"` // default 1, 0..1000
 	Backup  bool   `yaml:"backup"`                             // used only when no other is up
+	Found   bool   `yaml:"-" json:"-"`                         // discovered, not listed
 }
 
 // Service is an L4 service: packets go to the backends, no proxy in between.

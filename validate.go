@@ -71,6 +71,7 @@ func (v *validator) node() {
 		v.absolute(file)
 	}
 	v.socketLength(c)
+	v.readOnlySocket(&c.Admin)
 	if c.Log.Access != "stdout" && c.Log.Access != "off" {
 		v.absolute(&c.Log.Access)
 	}
@@ -102,6 +103,21 @@ func (v *validator) socketLength(c *Config) {
 	}
 	if n := len(c.Admin.Socket); n > maxSocketPath {
 		v.errorf(at, CodePath, "", "the admin socket's path has %d bytes; a socket's has at most %d", n, maxSocketPath)
+	}
+}
+
+func (v *validator) readOnlySocket(a *AdminSettings) {
+	at := &a.ReadOnlySocket
+	switch {
+	case *at == "off":
+		*at = ""
+	case *at == "":
+	case !path.IsAbs(*at):
+		v.absolute(at)
+	case len(*at) > maxSocketPath:
+		v.errorf(at, CodePath, "", "the read-only socket's path has %d bytes; a socket's has at most %d", len(*at), maxSocketPath)
+	case *at == a.Socket:
+		v.errorf(at, CodeBindTwice, "", "the read-only socket is the admin socket")
 	}
 }
 
@@ -210,19 +226,31 @@ func (v *validator) poolExists(at any, name, who string) {
 }
 
 func (v *validator) pool(p *Pool) {
-	seen := map[string]bool{}
-	for _, b := range p.Backends {
-		v.backend(p, b)
-		if b.Address != "" && seen[b.Address] {
-			v.errorf(&b.Address, CodeBackendTwice, "raise its weight instead", "backend %s stands twice in pool %q", b.Address, p.Name)
-		}
-		seen[b.Address] = true
-	}
+	v.backends(p)
+	v.discover(p)
 	if p.TLS != nil && v.has(&p.TLS.Cert) != v.has(&p.TLS.Key) {
 		v.errorf(&p.TLS, CodeKeyPair, "", "a client certificate needs both cert and key")
 	}
 	v.hash(p)
 	v.check(p.Check)
+}
+
+func (v *validator) backends(p *Pool) {
+	seen := map[string]bool{}
+	for _, b := range p.Backends {
+		v.backend(p, b)
+		if b.Address != "" && seen[b.Address] {
+			v.errorf(&b.Address, CodeBackendTwice, "raise its weight instead", "backend %s stands twice%s", b.Address, inPool(p.Name))
+		}
+		seen[b.Address] = true
+	}
+}
+
+func inPool(name string) string {
+	if name == "" {
+		return ""
+	}
+	return fmt.Sprintf(" in pool %q", name)
 }
 
 // backend brings the address into its one form, which is its identity.
@@ -237,12 +265,20 @@ func (v *validator) backend(p *Pool, b *Backend) {
 	a, err := netip.ParseAddrPort(b.Address)
 	switch {
 	case err != nil:
-		v.errorf(&b.Address, CodeAddress, addressHint(b.Address), "backend %q is not an address with a port", b.Address)
+		v.errorf(&b.Address, CodeAddress, backendHint(b.Address), "backend %q is not an address with a port", b.Address)
 	case a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast():
 		v.errorf(&b.Address, CodeAddress, "", "backend %q is no address to connect to", b.Address)
 	default:
 		b.Address = canonicalAddress(b.Address)
 	}
+}
+
+// backendHint says how backends are found by their name.
+func backendHint(address string) string {
+	if host, _, err := net.SplitHostPort(address); err == nil && validHost(host) {
+		return fmt.Sprintf("a pool finds them by name: discover: { dns: %q }", address)
+	}
+	return addressHint(address)
 }
 
 // canonicalAddress is the one form of a backend's address that reads; any
