@@ -326,6 +326,11 @@ const leaveTime = 2 * time.Second
 // waits for those that are here. Where there is no elsewhere, the node is told
 // that it leaves, and closing the listeners is the way.
 func (d *daemon) withdraw(ctx context.Context) {
+	select {
+	case <-d.node.Serving():
+	default:
+		return // there was nothing to withdraw yet
+	}
 	if d.cluster == nil {
 		bounded, cancel := context.WithCancel(ctx)
 		cancel()

@@ -50,6 +50,9 @@ func newSite(t *testing.T) *site {
 	s := &site{t: t, dir: dir, port: freePort(t), out: &safeBuffer{}}
 	for i := range 2 {
 		b := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/never" {
+				<-r.Context().Done()
+			}
 			fmt.Fprintf(w, "backend %d\n", i)
 		}))
 		t.Cleanup(b.Close)
@@ -344,6 +347,40 @@ func TestUSR1MovesTheAccessLogOfAllWorkers(t *testing.T) {
 	}
 	c.Process.Signal(syscall.SIGUSR1)
 	s.until("requests are logged in a new file", written)
+}
+
+func TestASecondTERMEndsLbdNow(t *testing.T) {
+	s := newSite(t)
+	text, _ := os.ReadFile(s.file())
+	os.WriteFile(s.file(), bytes.Replace(text, []byte("timeout: 5s"), []byte("timeout: 1h"), 1), 0o644)
+	c := s.start()
+	go http.Get(s.url() + "never") // ends with the worker
+	s.until("a request is under way", func() bool {
+		r, err := s.admin().Get("http://lbd/v1/status")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		var status struct{ Requests int }
+		json.NewDecoder(r.Body).Decode(&status)
+		return status.Requests > 0
+	})
+	c.Process.Signal(syscall.SIGTERM)
+	s.until("new connections are refused", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(s.url(), "http://"), "/"))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	if left, _ := filepath.Glob(filepath.Join(s.dir, "run", "worker-*.sock")); len(left) == 0 {
+		t.Error("the worker did not wait for its request")
+	}
+	c.Process.Signal(syscall.SIGTERM)
+	s.until("nothing is left", func() bool {
+		left, _ := filepath.Glob(filepath.Join(s.dir, "run", "*.sock"))
+		return len(left) == 0
+	})
 }
 
 func TestASecondLbdOnTheSameRunDirIsRefused(t *testing.T) {

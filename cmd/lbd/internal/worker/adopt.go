@@ -76,13 +76,12 @@ func (f *Fleet) find(ctx context.Context) ([]found, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, errForeign):
-				errs = append(errs, fmt.Errorf("adopt the worker at %s: %w", path, err))
-			case err != nil:
-				f.options.Log.Warn("a worker cannot be adopted", "socket", path, "err", err)
-				_ = os.Remove(path)
-			default:
+			case err == nil:
 				out = append(out, w)
+			case errors.Is(err, errGone):
+				_ = os.Remove(path)
+			default: // it may serve, and we cannot start another beside it
+				errs = append(errs, fmt.Errorf("adopt the worker at %s: %w", path, err))
 			}
 		})
 	}
@@ -99,6 +98,9 @@ const (
 	reachTick  = 100 * time.Millisecond
 )
 
+// errGone: nobody serves a control socket any more.
+var errGone = errors.New("its worker is gone")
+
 // reach connects to one worker and gets hold of its process.
 func (f *Fleet) reach(ctx context.Context, path string) (w found, err error) {
 	for range reachTries {
@@ -107,9 +109,9 @@ func (f *Fleet) reach(ctx context.Context, path string) (w found, err error) {
 		case err == nil || errors.Is(err, errForeign):
 			return w, err
 		case errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, os.ErrNotExist):
-			return w, err // nobody has the socket open any more
+			return w, errGone // nobody has the socket open
 		case errors.Is(err, context.DeadlineExceeded):
-			return w, errors.Join(err, f.putDown(path))
+			return w, f.putDown(path)
 		}
 		select {
 		case <-time.After(reachTick):
@@ -139,11 +141,11 @@ func (f *Fleet) reachOnce(ctx context.Context, path string) (found, error) {
 
 // putDown kills a worker that takes connections and answers nothing: while it
 // holds our sockets, they may be bound by nobody else. Without its pid (it
-// never came as far as serving its socket) it ends by itself.
+// never came as far as serving its socket) it has to end by itself.
 func (f *Fleet) putDown(path string) error {
 	u, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return nil // it is gone
+		return errGone
 	}
 	defer u.Close()
 	cred, err := peer(u)
@@ -152,15 +154,21 @@ func (f *Fleet) putDown(path string) error {
 	}
 	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
 	if err != nil {
-		return nil
+		return errGone
 	}
 	defer unix.Close(fd)
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/cmdline")
 	if err != nil || !bytes.Contains(text, []byte("\x00worker\x00--crew\x00")) {
-		return nil
+		return errGone
 	}
 	f.options.Log.Error("a worker that does not answer is killed", "pid", cred.Pid)
-	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		return err
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(helloTimeout.Milliseconds())); n == 0 {
+		return fmt.Errorf("pid %d does not die (%v)", cred.Pid, err)
+	}
+	return errGone
 }
 
 // identify opens a pidfd of the process that serves the socket. The pid is the

@@ -340,7 +340,8 @@ func (p *process) hello() helloReply {
 }
 
 // abandoned: without a supervisor we accept on everything, for nobody else may
-// be left to do so.
+// be left to do so. Who serves nothing yet has nothing to go on for, and would
+// keep sockets from being bound again.
 func (p *process) abandoned(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -349,8 +350,15 @@ func (p *process) abandoned(c *conn) {
 	}
 	p.supervisor = nil
 	p.alone = true
-	if p.active && !p.ending {
+	switch {
+	case p.ending:
+	case p.active:
 		p.log.Warn("the supervisor is gone; serving on")
+	default:
+		p.log.Warn("the supervisor is gone before anything was served; the end")
+		p.quit(1)
 	}
-	p.settle()
+	if err := p.settle(); err != nil {
+		p.log.Error("cannot accept everywhere", "err", err)
+	}
 }

@@ -211,6 +211,9 @@ func (m *member) gone() bool {
 // failedStart explains why a worker that we started did not become ready: how
 // it ended and what it said count for more than what we saw of it.
 func (m *member) failedStart(err error) error {
+	if errors.Is(err, errForeign) { // it ends because we hang up
+		return fmt.Errorf("worker %s: %w", m.name(), err)
+	}
 	select {
 	case <-m.exited:
 		if m.last == "" {

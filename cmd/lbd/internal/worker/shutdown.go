@@ -2,25 +2,31 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // Shutdown drains all workers, at most until ctx ends or the drain timeout of
-// the configuration, ends them and closes all sockets.
+// the configuration, ends them and closes all sockets. When ctx has ended it
+// waits for nothing, not even for a change in progress.
 func (f *Fleet) Shutdown(ctx context.Context) error {
-	if err := f.take(ctx); err != nil {
+	err := f.take(ctx)
+	if errors.Is(err, ErrClosed) {
 		return err
 	}
-	defer f.release()
+	if err == nil {
+		defer f.release()
+	}
 	f.mu.Lock()
 	f.closed = true
 	if f.crew != nil {
 		f.leave(f.crew)
 	}
-	leaving := append([]*member(nil), f.leaving...)
+	leaving := slices.Clone(f.leaving)
 	f.mu.Unlock()
 
 	timeout := f.drainTimeout()

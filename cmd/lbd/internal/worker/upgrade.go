@@ -136,7 +136,14 @@ func (f *Fleet) leave(c *crew) []*member {
 // drain tells workers to finish and exit, and sees to it that they do.
 func (f *Fleet) drain(members []*member, timeout time.Duration) {
 	_ = each(members, func(m *member) error {
-		if _, err := m.conn.quick(f.ctx, opDrain, drainRequest{timeout.Milliseconds()}, nil, nil); err != nil {
+		f.mu.Lock()
+		c := m.conn
+		f.mu.Unlock()
+		err := errors.New("not connected yet")
+		if c != nil {
+			_, err = c.quick(f.ctx, opDrain, drainRequest{timeout.Milliseconds()}, nil, nil)
+		}
+		if err != nil {
 			m.signal(unix.SIGTERM) // says the same
 		}
 		f.run(func() { f.runEnd(m, timeout) })

