@@ -168,7 +168,7 @@ func TestAPanicIsA500ThatNamesItsPlace(t *testing.T) {
 		var failure error
 		l := startLab(t, labOptions{filters: map[string]Filter{
 			"outer": {Log: func(_ *Session, err error) { failure = err }},
-			"bad":   {Blocking: blocking, Request: func(*Session) (*Response, error) { var m map[string]int; m["x"] = 1; return nil, nil }},
+			"bad":   {Blocking: blocking, Request: func(*Session) (*Response, error) { panic("boom") }},
 		}}, filtered([]string{"outer", "bad"}, o.addr))
 		c := l.dial()
 		for range 2 {
