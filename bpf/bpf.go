@@ -12,6 +12,7 @@ package bpf
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 
 	"github.com/cilium/ebpf"
@@ -23,13 +24,16 @@ import (
 
 // Limits of the maps.
 const (
-	Rows      = 65537
-	Peers     = 1024
-	VIPs      = 4096
-	VIPPorts  = 64
-	Binds     = 1024
-	BindSlots = 256
-	Slots     = 16384
+	Rows     = 65537
+	Peers    = 1024
+	VIPs     = 4096
+	VIPPorts = 64
+
+	VIPBuckets = 2048
+	VIPBucket  = 4
+	Binds      = 1024
+	BindSlots  = 256
+	Slots      = 16384
 )
 
 // Self is the local index of this node among the peers; 0 is nobody.
@@ -100,6 +104,22 @@ type VIP struct {
 	Ports uint32
 	_     uint32
 	Port  [VIPPorts]Served
+}
+
+// VIPEntry is one place of the table of VIPs. Place i is in bucket i/VIPBucket.
+type VIPEntry struct {
+	Address Address
+	VIP     uint32 // number of the VIP, or 0: the place is free
+	_       uint32
+}
+
+// VIPBucketsOf returns the two buckets that may hold an address; find_vip in
+// hash.h asks the same.
+func VIPBucketsOf(a Address) (first, second uint32) {
+	hash := binary.LittleEndian.Uint64(a[:])*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(a[8:])
+	hash = (hash ^ hash>>32) * 0xbf58476d1ce4e5b9
+	hash ^= hash >> 32
+	return uint32(hash) % VIPBuckets, uint32(hash>>32) % VIPBuckets
 }
 
 // BindKey names a bind: the zero Address is any.

@@ -54,7 +54,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		in   any
 	}{
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
-		{"vip", VIP{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
+		{"vip", VIP{}}, {"vip_entry", VIPEntry{}}, {"vip_bucket", [VIPBucket]VIPEntry{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {
@@ -64,7 +64,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		sameLayout(t, s, reflect.TypeOf(c.in))
 	}
 	for name, entries := range map[string]uint32{
-		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs,
+		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs, "vip_table": VIPBuckets,
 		"binds": Binds, "slots": Slots, "node": 1, "counters": uint32(len(Reasons)),
 	} {
 		if got := spec.Maps[name].MaxEntries; got != entries {

@@ -24,6 +24,7 @@ const (
 	datapathMapPeers          = "peers"
 	datapathMapRows           = "rows"
 	datapathMapSlots          = "slots"
+	datapathMapVipTable       = "vip_table"
 	datapathMapVips           = "vips"
 	datapathProgFindNeighbour = "find_neighbour"
 	datapathProgStartClock    = "start_clock"
@@ -91,6 +92,7 @@ type datapathMapSpecs struct {
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
 	Rows      *ebpf.MapSpec `ebpf:"rows"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	VipTable  *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips      *ebpf.MapSpec `ebpf:"vips"`
 }
 
@@ -128,6 +130,7 @@ type datapathMaps struct {
 	Peers     *ebpf.Map `ebpf:"peers"`
 	Rows      *ebpf.Map `ebpf:"rows"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	VipTable  *ebpf.Map `ebpf:"vip_table"`
 	Vips      *ebpf.Map `ebpf:"vips"`
 }
 
@@ -141,6 +144,7 @@ func (m *datapathMaps) Close() error {
 		m.Peers,
 		m.Rows,
 		m.Slots,
+		m.VipTable,
 		m.Vips,
 	)
 }

@@ -8,6 +8,11 @@
 
 #include "maps.h"
 
+INLINE __u64 pair(__be32 first, __be32 second)
+{
+	return (__u64)second << 32 | first;
+}
+
 struct sip {
 	__u64 a, b, c, d;
 };
@@ -30,11 +35,6 @@ INLINE void sip_word(struct sip *s, __u64 word)
 	s->d ^= word;
 	sip_round(s);
 	s->a ^= word;
-}
-
-INLINE __u64 pair(__be32 first, __be32 second)
-{
-	return (__u64)second << 32 | first;
 }
 
 INLINE __u64 flow_hash(const struct node *node, const struct address *src, const struct address *dst,
@@ -77,4 +77,45 @@ INLINE __u32 row_of(__u64 hash)
 INLINE __u32 slot_of(__u64 hash, __u32 n)
 {
 	return (hash & 0xffffffff) * n >> 32;
+}
+
+/*
+ * The table of VIPs. Its hash needs no key: what is in the table is chosen by
+ * the operator, and a packet for another address is looked for in two buckets,
+ * whichever.
+ */
+INLINE __u64 address_hash(const struct address *a)
+{
+	__u64 hash = (pair(a->word[0], a->word[1]) * 0x9e3779b97f4a7c15ULL) ^
+		     pair(a->word[2], a->word[3]);
+
+	hash = (hash ^ hash >> 32) * 0xbf58476d1ce4e5b9ULL;
+	return hash ^ hash >> 32;
+}
+
+INLINE __u32 vip_in_bucket(__u32 index, const struct address *a)
+{
+	const struct vip_bucket *bucket = bpf_map_lookup_elem(&vip_table, &index);
+
+	if (!bucket)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < VIP_BUCKET; i++) {
+		const struct vip_entry *e = &bucket->entry[i];
+
+		if (e->address.word[3] == a->word[3] && e->address.word[2] == a->word[2] &&
+		    e->address.word[1] == a->word[1] && e->address.word[0] == a->word[0])
+			return e->vip;
+	}
+	return 0;
+}
+
+INLINE const struct vip *find_vip(const struct address *a)
+{
+	__u64 hash = address_hash(a);
+	__u32 vip = vip_in_bucket(hash & (VIP_BUCKETS - 1), a);
+
+	if (!vip)
+		vip = vip_in_bucket(hash >> 32 & (VIP_BUCKETS - 1), a);
+	return vip ? bpf_map_lookup_elem(&vips, &vip) : NULL;
 }

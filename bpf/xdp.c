@@ -81,7 +81,7 @@ INLINE int read_vip4(struct cursor *c, struct iphdr *ip, struct packet *p)
 	int why;
 
 	p->dst = mapped(ip->daddr);
-	p->vip = bpf_map_lookup_elem(&vips, &p->dst);
+	p->vip = find_vip(&p->dst);
 	if (!p->vip)
 		return REASON_NOT_VIP;
 	p->src = mapped(ip->saddr);
@@ -100,7 +100,7 @@ INLINE int read_vip6(struct cursor *c, struct ipv6hdr *ip, struct packet *p)
 	int why;
 
 	p->dst = address_of(&ip->daddr);
-	p->vip = bpf_map_lookup_elem(&vips, &p->dst);
+	p->vip = find_vip(&p->dst);
 	if (!p->vip)
 		return REASON_NOT_VIP;
 	p->src = address_of(&ip->saddr);

@@ -15,9 +15,10 @@ import (
 // kernel is the maps and programs of one datapath, as this process holds them.
 type kernel struct {
 	bpf.Objects
-	rows  words // of the rows map, shared with the programs
-	node  words
-	peers words
+	rows     words // of the rows map, shared with the programs
+	node     words
+	peers    words
+	vipTable words
 }
 
 // words is a mapped array, written in whole 64-bit words: a program never sees
@@ -47,7 +48,7 @@ func (w words) unmap() error {
 }
 
 // asWords views a struct of the maps as the words it is stored in.
-func asWords[T bpf.Node | bpf.Peer](v *T) []uint64 {
+func asWords[T bpf.Node | bpf.Peer | bpf.VIPEntry](v *T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
 }
 
@@ -58,7 +59,10 @@ func (k *kernel) mapMemory() (err error) {
 	if k.node, err = mapWords(k.Node); err != nil {
 		return err
 	}
-	k.peers, err = mapWords(k.Peers)
+	if k.peers, err = mapWords(k.Peers); err != nil {
+		return err
+	}
+	k.vipTable, err = mapWords(k.VipTable)
 	return err
 }
 
@@ -75,7 +79,7 @@ func (k *kernel) startClock() error {
 }
 
 func (k *kernel) close() error {
-	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.Objects.Close())
+	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.vipTable.unmap(), k.Objects.Close())
 }
 
 // read returns what the maps hold.
@@ -90,7 +94,7 @@ func (k *kernel) read() (tables, error) {
 	index := map[bpf.Address]uint32{}
 	for _, err := range []error{
 		readMap(k.PeerIndex, index),
-		readMap(k.Vips, t.vips),
+		k.readVIPs(&t),
 		readMap(k.Binds, t.binds),
 	} {
 		if err != nil {
@@ -105,6 +109,24 @@ func (k *kernel) read() (tables, error) {
 		}
 	}
 	return t, nil
+}
+
+func (k *kernel) readVIPs(t *tables) error {
+	for place := range uint32(bpf.VIPBuckets * bpf.VIPBucket) {
+		var e bpf.VIPEntry
+		for i, into := 0, asWords(&e); i < len(into); i++ {
+			into[i] = k.vipTable.load(int(place)*entryWords + i)
+		}
+		if e.VIP == 0 {
+			continue
+		}
+		var v bpf.VIP
+		if err := k.Vips.Lookup(e.VIP, &v); err != nil {
+			return fmt.Errorf("read VIP %d of %s: %w", e.VIP, k.Vips, err)
+		}
+		t.vipTable[place], t.vips[e.VIP] = e, v
+	}
+	return nil
 }
 
 func readMap[K comparable, V any](m *ebpf.Map, into map[K]V) error {
@@ -136,7 +158,11 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 	case tablePeerIndex:
 		return putMap(k.PeerIndex, w)
 	case tableVIPs:
-		return putMap(k.Vips, w)
+		if w.value != nil { // a number that nothing names any more may keep its ports
+			return k.Vips.Put(w.key, w.value)
+		}
+	case tableVIPTable:
+		k.putVIPEntry(w)
 	case tableBinds:
 		return putMap(k.Binds, w)
 	case tableSlots:
@@ -164,6 +190,22 @@ func (k *kernel) putSlot(w write, sockets map[uint64]int) error {
 		return err
 	}
 	return nil
+}
+
+const entryWords = int(unsafe.Sizeof(bpf.VIPEntry{}) / 8)
+
+// putVIPEntry makes an entry valid last and invalid first.
+func (k *kernel) putVIPEntry(w write) {
+	e, _ := w.value.(bpf.VIPEntry)
+	at := int(w.key.(uint32)) * entryWords
+	words := asWords(&e)
+	last := len(words) - 1
+	if k.vipTable.load(at) != words[0] || k.vipTable.load(at+1) != words[1] {
+		k.vipTable.store(at+last, 0)
+	}
+	for i, word := range words {
+		k.vipTable.store(at+i, word)
+	}
 }
 
 const peerWords = int(unsafe.Sizeof(bpf.Peer{}) / 8)

@@ -138,7 +138,7 @@ func (p pins) pinMaps(k *kernel, pinned map[string]*ebpf.Map) error {
 func (k *kernel) maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
 		tableNode: k.Node, tableRows: k.Rows, tablePeers: k.Peers, tablePeerIndex: k.PeerIndex,
-		tableVIPs: k.Vips, tableBinds: k.Binds, tableSlots: k.Slots,
+		tableVIPs: k.Vips, tableVIPTable: k.VipTable, tableBinds: k.Binds, tableSlots: k.Slots,
 		"counters": k.Counters, "clock": k.Clock,
 	}
 }

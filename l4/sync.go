@@ -13,23 +13,25 @@ import (
 
 // tables is what the kernel holds, or what it should hold.
 type tables struct {
-	node   bpf.Node
-	rows   []uint64
-	peers  map[uint32]bpf.Address // local index to address; the ways there are not part of it
-	vips   map[bpf.Address]bpf.VIP
-	binds  map[bpf.BindKey]bpf.Bind
-	slots  map[uint32]uint64   // index to socket cookie
-	routes map[netip.Addr]bool // VIPs that are local on lo
+	node     bpf.Node
+	rows     []uint64
+	peers    map[uint32]bpf.Address  // local index to address; the ways there are not part of it
+	vips     map[uint32]bpf.VIP      // by number
+	vipTable map[uint32]bpf.VIPEntry // by place
+	binds    map[bpf.BindKey]bpf.Bind
+	slots    map[uint32]uint64   // index to socket cookie
+	routes   map[netip.Addr]bool // VIPs that are local on lo
 }
 
 func newTables() tables {
 	return tables{
-		rows:   make([]uint64, lb.Rows),
-		peers:  map[uint32]bpf.Address{},
-		vips:   map[bpf.Address]bpf.VIP{},
-		binds:  map[bpf.BindKey]bpf.Bind{},
-		slots:  map[uint32]uint64{},
-		routes: map[netip.Addr]bool{},
+		rows:     make([]uint64, lb.Rows),
+		peers:    map[uint32]bpf.Address{},
+		vips:     map[uint32]bpf.VIP{},
+		vipTable: map[uint32]bpf.VIPEntry{},
+		binds:    map[bpf.BindKey]bpf.Bind{},
+		slots:    map[uint32]uint64{},
+		routes:   map[netip.Addr]bool{},
 	}
 }
 
@@ -53,6 +55,7 @@ const (
 	tablePeers     = "peers"
 	tablePeerIndex = "peer_index"
 	tableVIPs      = "vips"
+	tableVIPTable  = "vip_table"
 	tableBinds     = "binds"
 	tableSlots     = "slots"
 	tableRoutes    = "routes"
@@ -77,9 +80,11 @@ func diff(have, want tables) (w []write) {
 		}
 	}
 	w = puts(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
-	w = puts(w, tableVIPs, have.vips, want.vips, bpf.Address.Compare)
+	w = puts(w, tableVIPs, have.vips, want.vips, cmp.Compare)
+	w = puts(w, tableVIPTable, have.vipTable, want.vipTable, cmp.Compare)
 
-	w = deletes(w, tableVIPs, have.vips, want.vips, bpf.Address.Compare)
+	w = deletes(w, tableVIPTable, have.vipTable, want.vipTable, cmp.Compare)
+	w = deletes(w, tableVIPs, have.vips, want.vips, cmp.Compare)
 	w = deletes(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
 	w = deletes(w, tablePeerIndex, inverse(have.peers), inverse(want.peers), bpf.Address.Compare)
 	w = deletes(w, tablePeers, have.peers, want.peers, cmp.Compare)
@@ -117,6 +122,8 @@ func (t *tables) record(w write) {
 		recordIn(t.peers, w)
 	case tableVIPs:
 		recordIn(t.vips, w)
+	case tableVIPTable:
+		recordIn(t.vipTable, w)
 	case tableBinds:
 		recordIn(t.binds, w)
 	case tableSlots:

@@ -73,9 +73,15 @@ func whole(t *rapid.T, after string, h tables) {
 			}
 		}
 	}
-	for vip := range h.vips {
-		if !h.routes[vip.Addr()] {
-			t.Fatalf("%s: VIP %s is steered, but not local", after, vip.Addr())
+	for place, e := range h.vipTable {
+		if !h.routes[e.Address.Addr()] {
+			t.Fatalf("%s: VIP %s is steered, but not local", after, e.Address.Addr())
+		}
+		if h.vips[e.VIP].Ports == 0 {
+			t.Fatalf("%s: VIP %s names ports %d, which are not there", after, e.Address.Addr(), e.VIP)
+		}
+		if first, second := bpf.VIPBucketsOf(e.Address); place/bpf.VIPBucket != first && place/bpf.VIPBucket != second {
+			t.Fatalf("%s: VIP %s is in bucket %d, not in %d or %d", after, e.Address.Addr(), place/bpf.VIPBucket, first, second)
 		}
 	}
 }
@@ -149,8 +155,8 @@ func TestTheOrderOfWrites(t *testing.T) {
 		steering lb.Steering
 		want     string
 	}{
-		{"everything is new", first, "+slots +binds +peers +peer_index +node +rows +routes +vips"},
-		{"everything goes but our own address", lb.Steering{Self: "edge-1"}, "+node +rows -vips -routes -peer_index -peers -binds -slots"},
+		{"everything is new", first, "+slots +binds +peers +peer_index +node +rows +routes +vips +vip_table"},
+		{"everything goes but our own address", lb.Steering{Self: "edge-1"}, "+node +rows -vip_table -vips -routes -peer_index -peers -binds -slots"},
 	} {
 		want, _, _, err := p.plan(c.steering, have)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -18,7 +19,7 @@ var limits = []struct {
 	most int
 	size func(lb.Steering) int
 }{
-	{"VIPs", bpf.VIPs / 2, func(s lb.Steering) int { return len(s.VIPs) }},
+	{"VIPs", bpf.VIPs/2 - 1, func(s lb.Steering) int { return len(s.VIPs) }},
 	{"binds", bpf.Binds / 2, func(s lb.Steering) int { return len(s.Binds) }},
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
 }
@@ -47,7 +48,7 @@ func (p *planner) plan(s lb.Steering, have tables) (want tables, chains []chain,
 	if chains, members, err = p.planRows(s, have, &want); err != nil {
 		return
 	}
-	if err = planVIPs(s.VIPs, &want); err != nil {
+	if err = planVIPs(s.VIPs, have, &want); err != nil {
 		return
 	}
 	want.node = p.planNode(s, have, want)
@@ -194,26 +195,77 @@ func (p *planner) forget(epochs []lb.Epoch) {
 	}
 }
 
-// planVIPs lists the ports of each VIP address, any port last.
-func planVIPs(vips []lb.VIP, want *tables) error {
+// planVIPs gives each VIP address a place in the table and its ports a number.
+// Changed ports get a new number, so that the change is one store.
+func planVIPs(vips []lb.VIP, have tables, want *tables) error {
+	served, err := portsOf(vips)
+	if err != nil {
+		return err
+	}
+	places := map[bpf.Address]uint32{}
+	for place, e := range have.vipTable {
+		places[e.Address] = place
+	}
+	free := freeNumbers(have.vips, bpf.VIPs, 1)
+	for _, address := range slices.SortedFunc(maps.Keys(served), bpf.Address.Compare) {
+		place, known := places[address]
+		number := have.vipTable[place].VIP
+		if !known {
+			if place, known = freePlace(address, have.vipTable, want.vipTable); !known {
+				return fmt.Errorf("the table of VIPs has no room for %s", address.Addr())
+			}
+			number = 0
+		}
+		if number == 0 || have.vips[number] != served[address] {
+			number, _ = free() // have and want together have fewer VIPs than there are numbers
+		}
+		want.vips[number] = served[address]
+		want.vipTable[place] = bpf.VIPEntry{Address: address, VIP: number}
+		want.routes[address.Addr()] = true
+	}
+	return nil
+}
+
+// portsOf lists what each VIP address serves, any port last.
+func portsOf(vips []lb.VIP) (map[bpf.Address]bpf.VIP, error) {
 	vips = slices.Clone(vips)
 	slices.SortFunc(vips, func(a, b lb.VIP) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), -cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
+	served := map[bpf.Address]bpf.VIP{}
 	for _, v := range slices.Compact(vips) {
 		address := bpf.AddressOf(v.Addr)
-		value := want.vips[address]
+		value := served[address]
 		if value.Ports == bpf.VIPPorts {
-			return fmt.Errorf("VIP %s has more than %d ports: use any port (0)", v.Addr, bpf.VIPPorts)
+			return nil, fmt.Errorf("VIP %s has more than %d ports: use any port (0)", v.Addr, bpf.VIPPorts)
 		}
 		port := &value.Port[value.Ports]
 		port.Protocol = uint8(v.Protocol)
 		binary.BigEndian.PutUint16(port.Port[:], v.Port)
 		value.Ports++
-		want.vips[address] = value
-		want.routes[v.Addr.Unmap()] = true
+		served[address] = value
 	}
-	return nil
+	return served, nil
+}
+
+// freePlace returns a place in one of the address's two buckets that nobody
+// has, in the emptier one.
+func freePlace(a bpf.Address, taken ...map[uint32]bpf.VIPEntry) (place uint32, ok bool) {
+	most := 0
+	first, second := bpf.VIPBucketsOf(a)
+	for _, bucket := range []uint32{first, second} {
+		free := 0
+		for i := uint32(bpf.VIPBucket); i > 0; i-- {
+			at := bucket*bpf.VIPBucket + i - 1
+			if slices.ContainsFunc(taken, func(m map[uint32]bpf.VIPEntry) bool { _, is := m[at]; return is }) {
+				continue
+			}
+			if free++; free > most {
+				place, most = at, free
+			}
+		}
+	}
+	return place, most > 0
 }
 
 // freeNumbers returns a function that yields the numbers from first below end

@@ -100,7 +100,9 @@ func (b *bench) fill() error {
 			return err
 		}
 	}
+	number := uint32(0)
 	for _, a := range vips {
+		number++
 		v := bpf.VIP{Ports: 3}
 		for i, port := range []uint16{443, 80, 53} {
 			v.Port[i].Protocol = unix.IPPROTO_TCP
@@ -109,7 +111,12 @@ func (b *bench) fill() error {
 			}
 			binary.BigEndian.PutUint16(v.Port[i].Port[:], port)
 		}
-		if err := b.Vips.Put(bpf.AddressOf(a), v); err != nil {
+		if err := b.Vips.Put(number, v); err != nil {
+			return err
+		}
+		bucket, _ := bpf.VIPBucketsOf(bpf.AddressOf(a))
+		entries := [bpf.VIPBucket]bpf.VIPEntry{{Address: bpf.AddressOf(a), VIP: number}}
+		if err := b.VipTable.Put(bucket, entries); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ const (
 	measureMapPlan           = "plan"
 	measureMapRows           = "rows"
 	measureMapSlots          = "slots"
+	measureMapVipTable       = "vip_table"
 	measureMapVips           = "vips"
 	measureProgEmpty         = "empty"
 	measureProgFindNeighbour = "find_neighbour"
@@ -101,6 +102,7 @@ type measureMapSpecs struct {
 	Plan      *ebpf.MapSpec `ebpf:"plan"`
 	Rows      *ebpf.MapSpec `ebpf:"rows"`
 	Slots     *ebpf.MapSpec `ebpf:"slots"`
+	VipTable  *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips      *ebpf.MapSpec `ebpf:"vips"`
 }
 
@@ -139,6 +141,7 @@ type measureMaps struct {
 	Plan      *ebpf.Map `ebpf:"plan"`
 	Rows      *ebpf.Map `ebpf:"rows"`
 	Slots     *ebpf.Map `ebpf:"slots"`
+	VipTable  *ebpf.Map `ebpf:"vip_table"`
 	Vips      *ebpf.Map `ebpf:"vips"`
 }
 
@@ -153,6 +156,7 @@ func (m *measureMaps) Close() error {
 		m.Plan,
 		m.Rows,
 		m.Slots,
+		m.VipTable,
 		m.Vips,
 	)
 }
