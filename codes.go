@@ -46,6 +46,7 @@ const (
 	CodeWeights      = "LB1305"
 	CodeServerName   = "LB1306"
 	CodeDiscover     = "LB1307"
+	CodeProxyHeader  = "LB1308"
 
 	CodeClusterKey  = "LB1401"
 	CodeNodeAddress = "LB1402"

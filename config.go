@@ -230,6 +230,10 @@ type Pool struct {
 	Outlier     *OutlierPolicy `yaml:"outlier"`
 	Backends    []*Backend     `yaml:"backends" range:"0..10000"` // may be absent when the pool discovers them
 	Discover    *Discovery     `yaml:"discover"`                  // nil: only the backends that are listed
+
+	// ProxyProtocol "v2" begins each connection with a PROXY header that names
+	// the client; requests of other clients do not share the connection.
+	ProxyProtocol string `yaml:"proxy_protocol" one:"v2"`
 }
 
 // ClientTLS is how backends are reached over TLS.

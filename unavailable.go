@@ -12,7 +12,6 @@ import (
 // every other one is.
 var unavailable = rows(`
 	services
-	listeners.*.proxy_protocol
 	pools.*.balance=ewma
 	pools.*.balance=maglev
 	pools.*.balance=ring_hash

@@ -231,6 +231,10 @@ func (v *validator) pool(p *Pool) {
 	if p.TLS != nil && v.has(&p.TLS.Cert) != v.has(&p.TLS.Key) {
 		v.errorf(&p.TLS, CodeKeyPair, "", "a client certificate needs both cert and key")
 	}
+	if p.ProxyProtocol != "" && p.Protocol != HTTP1 {
+		v.errorf(&p.ProxyProtocol, CodeProxyHeader, "X-Forwarded-For names the client of each request",
+			"a PROXY header names one client for a whole connection; connections of protocol %s are shared by many", p.Protocol)
+	}
 	v.hash(p)
 	v.check(p.Check)
 }

@@ -27,6 +27,7 @@ type Target struct {
 	ID    lb.BackendID
 	Check lb.Check    // with its defaults filled in, as lb.Parse does
 	TLS   *tls.Config // how the pool's backends are reached; nil: in clear text
+	Proxy bool        // they expect a PROXY header before anything else
 }
 
 // Targets lists what cfg wants probed: every backend of every pool with a
@@ -38,7 +39,7 @@ func Targets(cfg *lb.Config) []Target {
 			continue
 		}
 		for _, b := range pool.Backends {
-			targets = append(targets, Target{ID: lb.BackendID{Pool: pool.Name, Address: b.Address}, Check: *pool.Check})
+			targets = append(targets, Target{ID: lb.BackendID{Pool: pool.Name, Address: b.Address}, Check: *pool.Check, Proxy: pool.ProxyProtocol != ""})
 		}
 	}
 	return targets

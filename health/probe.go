@@ -55,6 +55,9 @@ func (p prober) connect(ctx context.Context, t Target) (net.Conn, error) {
 		network, address = "unix", path
 	}
 	conn, err := p.dial(ctx, network, address)
+	if err == nil && t.Proxy {
+		err = sendLocal(ctx, conn)
+	}
 	if err != nil || t.TLS == nil {
 		return conn, err
 	}
@@ -64,6 +67,21 @@ func (p prober) connect(ctx context.Context, t Target) (net.Conn, error) {
 		return nil, fmt.Errorf("tls: %w", err)
 	}
 	return secure, nil
+}
+
+// localHeader is a PROXY header, version 2, of a connection that nobody is
+// behind: LOCAL, without addresses.
+const localHeader = "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+
+func sendLocal(ctx context.Context, conn net.Conn) error {
+	if end, ok := ctx.Deadline(); ok {
+		conn.SetWriteDeadline(end)
+	}
+	if _, err := io.WriteString(conn, localHeader); err != nil {
+		conn.Close()
+		return fmt.Errorf("send the PROXY header: %w", err)
+	}
+	return nil
 }
 
 // secured is the target's TLS with what only a probe knows.

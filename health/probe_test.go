@@ -46,6 +46,12 @@ func TestProbesOverRealSockets(t *testing.T) {
 	defer local.Close()
 	go http.Serve(local, handler)
 
+	proxied := httptest.NewUnstartedServer(handler)
+	proxied.Listener = localOnly{proxied.Listener, t}
+	proxied.TLS = secure.TLS
+	proxied.StartTLS()
+	defer proxied.Close()
+
 	for _, test := range []struct {
 		name    string
 		address string
@@ -62,6 +68,7 @@ func TestProbesOverRealSockets(t *testing.T) {
 		{"http over tls", secure.Listener.Addr().String(), func(t *Target) { t.TLS = &tls.Config{RootCAs: roots} }, "status 200", ""},
 		{"tls, not trusted", secure.Listener.Addr().String(), func(t *Target) { t.TLS = &tls.Config{} }, "", "connect: tls: "},
 		{"http to tls", secure.Listener.Addr().String(), nil, "", "status 400, expected 200-299"},
+		{"with a PROXY header before it", proxied.Listener.Addr().String(), func(t *Target) { t.TLS, t.Proxy = &tls.Config{RootCAs: roots}, true }, "status 200", ""},
 		{"tcp", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP = "" }, "connected", ""},
 		{"refused", closed.Listener.Addr().String(), nil, "", "connect: connection refused"},
 		{"no such socket", "unix:" + socket + "x", nil, "", "connect: no such file or directory"},
@@ -77,6 +84,23 @@ func TestProbesOverRealSockets(t *testing.T) {
 			}
 		})
 	}
+}
+
+// localOnly takes a PROXY header of no client from each connection.
+type localOnly struct {
+	net.Listener
+	t *testing.T
+}
+
+func (l localOnly) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err == nil {
+		head := make([]byte, 16)
+		if _, err := io.ReadFull(c, head); err != nil || string(head) != "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00" {
+			l.t.Errorf("the connection begins with %q, %v", head, err)
+		}
+	}
+	return c, err
 }
 
 func TestGRPC(t *testing.T) {

@@ -27,6 +27,7 @@ type clientH1 struct {
 	born, idleSince time.Duration // of the loop's clock
 	maxAge          time.Duration
 	uses            int
+	bound           bound
 	idling          bool // to be put away when TLS is through with it
 }
 
@@ -60,7 +61,7 @@ type answerH1 struct {
 // dialH1 starts a connection that is going to serve x.
 func (t *thread) dialH1(x *exchange, b *Backend) (*clientH1, error) {
 	limits := &b.pool.Config.Connections
-	c := &clientH1{thread: t, endpoint: b.endpoint, limits: limits, x: x, born: t.loop.Now()}
+	c := &clientH1{thread: t, endpoint: b.endpoint, limits: limits, x: x, born: t.loop.Now(), bound: b.endpoint.bound(x.session.Request)}
 	c.maxAge = limits.MaxAge - time.Duration(rand.Int64N(int64(limits.MaxAge/10)+1))
 	if err := c.conn.Dial(t.loop, b.endpoint.addr, b.endpoint.path, c); err != nil {
 		return nil, err
@@ -79,6 +80,9 @@ func (c *clientH1) Connected(err error) {
 		c.endpoint.open.Add(-1)
 		x.upstreamFailed(&Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect})
 		return
+	}
+	if c.endpoint.key.proxied {
+		c.conn.Write(appendProxyHeader(nil, c.bound.source, c.bound.destination))
 	}
 	if c.endpoint.secure != nil {
 		c.secure()

@@ -20,6 +20,7 @@ type endpointKey struct {
 	protocol lb.PoolProtocol
 	tls      lb.ClientTLS
 	plain    bool
+	proxied  bool     // connections begin with a PROXY header
 	secrets  [32]byte // digest of the files that tls names
 }
 
@@ -59,8 +60,23 @@ func newEndpoint(key endpointKey, threads int) (*endpoint, error) {
 	return e, nil
 }
 
+// bound says whose connection it is when a PROXY header told the backend; zero:
+// anybody's.
+type bound struct{ source, destination netip.AddrPort }
+
+// bound is what a connection must be for requests of this client.
+func (e *endpoint) bound(r *Request) bound {
+	if !e.key.proxied {
+		return bound{}
+	}
+	return bound{r.Client, r.Local}
+}
+
 // put makes c available to all threads.
 func (e *endpoint) put(c *clientH1, limits *lb.PoolLimits) {
+	if e.key.proxied && e.idle.Load() >= int64(limits.Idle) {
+		e.evict(c.thread) // whose client may be gone
+	}
 	if e.retired.Load() || e.idle.Load() >= int64(limits.Idle) || c.t.Buffered() > 0 {
 		c.close()
 		return
@@ -74,15 +90,31 @@ func (e *endpoint) put(c *clientH1, limits *lb.PoolLimits) {
 	s.mu.Unlock()
 }
 
+// evict closes the connection that t put away first.
+func (e *endpoint) evict(t *thread) {
+	s := &e.shards[t.index]
+	s.mu.Lock()
+	var c *clientH1
+	if len(s.conns) > 0 {
+		c = s.conns[0]
+		s.conns = slices.Delete(s.conns, 0, 1)
+	}
+	s.mu.Unlock()
+	if c != nil {
+		e.idle.Add(-1)
+		c.close()
+	}
+}
+
 // take returns an idle connection on t's loop: one of its own, else one of a
 // sibling's.
-func (e *endpoint) take(t *thread) *clientH1 {
+func (e *endpoint) take(t *thread, whose bound) *clientH1 {
 	if e.idle.Load() == 0 {
 		return nil
 	}
 	s := &e.shards[t.index]
 	s.mu.Lock()
-	c := s.pop()
+	c := s.pop(whose)
 	s.mu.Unlock()
 	if c != nil {
 		e.idle.Add(-1)
@@ -93,22 +125,21 @@ func (e *endpoint) take(t *thread) *clientH1 {
 		if i == t.index {
 			continue
 		}
-		if c := e.steal(&e.shards[i], t); c != nil {
+		if c := e.steal(&e.shards[i], t, whose); c != nil {
 			return c
 		}
 	}
 	return nil
 }
 
-func (s *shard) pop() *clientH1 {
-	n := len(s.conns) - 1
-	if n < 0 {
-		return nil
+func (s *shard) pop(whose bound) *clientH1 {
+	for i := len(s.conns) - 1; i >= 0; i-- {
+		if c := s.conns[i]; c.bound == whose { // without PROXY headers the first is
+			s.conns = slices.Delete(s.conns, i, i+1)
+			return c
+		}
 	}
-	c := s.conns[n]
-	s.conns[n] = nil
-	s.conns = s.conns[:n]
-	return c
+	return nil
 }
 
 // remove takes c out, unless somebody else has.
@@ -125,10 +156,10 @@ func (s *shard) remove(c *clientH1) bool {
 
 // steal moves a sibling's idle connection to t's loop. The sibling's loop hears
 // no more of the descriptor, and forgets its connection when it gets to it.
-func (e *endpoint) steal(s *shard, t *thread) *clientH1 {
+func (e *endpoint) steal(s *shard, t *thread, whose bound) *clientH1 {
 	for {
 		s.mu.Lock()
-		c := s.pop()
+		c := s.pop(whose)
 		if c == nil {
 			s.mu.Unlock()
 			return nil
@@ -144,7 +175,7 @@ func (e *endpoint) steal(s *shard, t *thread) *clientH1 {
 			continue
 		}
 		t.counts.takeovers.Add(1)
-		moved := &clientH1{thread: t, endpoint: e, born: c.born, maxAge: c.maxAge, limits: c.limits, uses: c.uses}
+		moved := &clientH1{thread: t, endpoint: e, born: c.born, maxAge: c.maxAge, limits: c.limits, uses: c.uses, bound: c.bound}
 		if err := moved.conn.Init(t.loop, fd, moved); err != nil {
 			e.open.Add(-1)
 			return nil

@@ -57,6 +57,15 @@ func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
 	if l.config.Bind.Addr().IsUnspecified() {
 		c.local, _ = loop.LocalAddr(fd)
 	}
+	if l.proxied(peer.Addr()) {
+		t.serveProxied(fd, c, l)
+		return
+	}
+	t.serve(fd, c, l)
+}
+
+// serve speaks the listener's protocol.
+func (t *thread) serve(fd int, c *client, l *listener) {
 	switch l.config.Protocol {
 	case lb.ListenHTTP:
 		t.serveH1(fd, c)

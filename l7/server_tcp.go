@@ -87,6 +87,9 @@ func (e *tcpEnd) Connected(err error) {
 		p.connect()
 		return
 	}
+	if p.pool.Config.ProxyProtocol != "" {
+		p.far.conn.Write(appendProxyHeader(nil, p.client.peer, p.client.local))
+	}
 	p.near.conn.Resume()
 	p.thread.loop.Set(&p.timer, tcpIdleTimeout, p)
 }

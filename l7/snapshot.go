@@ -156,7 +156,7 @@ func (p *Proxy) buildPool(c *lb.Pool, files map[string][]byte) (*Pool, error) {
 // endpoint finds the endpoint of a backend among those of older generations, or
 // makes it.
 func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*endpoint, error) {
-	key := endpointKey{address: b.Address, protocol: c.Protocol, plain: c.TLS == nil}
+	key := endpointKey{address: b.Address, protocol: c.Protocol, plain: c.TLS == nil, proxied: c.ProxyProtocol != ""}
 	if c.TLS != nil {
 		key.tls = *c.TLS
 		h := sha256.New()

@@ -101,7 +101,7 @@ func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *
 		return t.connectH2(x, b)
 	}
 	for !fresh {
-		c := e.take(t)
+		c := e.take(t, e.bound(x.session.Request))
 		if c == nil {
 			break
 		}

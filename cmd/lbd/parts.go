@@ -71,7 +71,9 @@ func (m monitor) Update(targets []node.Target) {
 		if u.Config == nil {
 			continue
 		}
-		if p := u.Config.Pool(t.ID.Pool); p != nil && p.TLS != nil {
+		p := u.Config.Pool(t.ID.Pool)
+		out[i].Proxy = p != nil && p.ProxyProtocol != ""
+		if p != nil && p.TLS != nil {
 			c, err := clientTLS(p.TLS, t.ID.Address, u.Files)
 			if err != nil { // the workers have built the same
 				m.log.Error("probe over TLS", "backend", t.ID, "err", err)
