@@ -20,6 +20,7 @@ type block struct {
 	size    int // as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	count   int
 	cookies int    // index of the cookie field + 1
+	crumbs  []string
 	bad     string // why it is malformed; the first reason
 }
 
@@ -51,9 +52,10 @@ const (
 )
 
 func (b *block) reset() {
-	fields := b.head.Fields
+	fields, crumbs := b.head.Fields, b.crumbs
 	clear(fields)
-	*b = block{head: Head{Fields: fields[:0], Length: -1}}
+	clear(crumbs)
+	*b = block{head: Head{Fields: fields[:0], Length: -1}, crumbs: crumbs[:0]}
 }
 
 // malformed keeps the first reason.
@@ -160,19 +162,34 @@ func (b *block) field(name, value string, response bool) {
 		}
 		b.head.Length = n
 	case "cookie":
-		if b.cookies > 0 && !response {
-			crumb := &b.head.Fields[b.cookies-1]
-			crumb.Value += "; " + value
+		if !response && b.crumb(value) {
 			return
 		}
-		b.cookies = len(b.head.Fields) + 1
 	}
 	b.head.Fields = append(b.head.Fields, Field{name, value})
+}
+
+// crumb keeps a cookie crumb (section 8.2.3) and reports whether the cookie's
+// field is there already. They are joined at the end: one by one a small block
+// of indexed crumbs would cost the square of its size.
+func (b *block) crumb(v string) bool {
+	if v == "" {
+		return true
+	}
+	b.crumbs = append(b.crumbs, v)
+	if b.cookies > 0 {
+		return true
+	}
+	b.cookies = len(b.head.Fields) + 1
+	return false
 }
 
 // complete checks what only the whole section tells (section 8.3).
 func (b *block) complete(c *Conn) {
 	h := &b.head
+	if len(b.crumbs) > 1 && b.bad == "" {
+		h.Fields[b.cookies-1].Value = strings.Join(b.crumbs, "; ")
+	}
 	switch {
 	case h.TooLarge || b.kind == blockTrailers:
 	case c.config.Client:

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 func seeds() [][]byte {
@@ -117,4 +118,64 @@ func FuzzClient(f *testing.F) {
 			t.Fatal("streams were never closed")
 		}
 	})
+}
+
+// FuzzHeaders sends what lists of fields make: x/net must read the same fields,
+// and a server passes on only what HTTP can say.
+func FuzzHeaders(f *testing.F) {
+	f.Add("Content-Type\x00text/plain\x00x-a\x00b\x00Content-Type\x00text/plain", uint32(4096))
+	f.Add(":path\x00/\x00:path\x00/a\x00cookie\x00a=1\x00cookie\x00b=2", uint32(100))
+	f.Add("X-A\x00"+strings.Repeat("z", 3000), uint32(0))
+	f.Fuzz(func(t *testing.T, list string, table uint32) {
+		var fields []Field
+		for parts := strings.Split(list, "\x00"); len(parts) > 1; parts = parts[2:] {
+			fields = append(fields, Field{parts[0], parts[1]})
+		}
+		var e encoder
+		dec := hpack.NewDecoder(4096, nil)
+		for i := range 4 { // the second and third time by the table
+			if i == 2 {
+				e.limit(table % 5000)
+				dec.SetAllowedMaxDynamicTableSize(min(table%5000, 4096))
+			}
+			b := e.begin(nil)
+			for _, x := range fields {
+				b = e.field(b, x.Name, x.Value)
+			}
+			got, err := dec.DecodeFull(b)
+			if err != nil || len(got) != len(fields) {
+				t.Fatalf("round %d: %v, %d fields of %d", i, err, len(got), len(fields))
+			}
+			for j, x := range fields {
+				if got[j].Name != strings.ToLower(x.Name) && got[j].Name != lower(x.Name) || got[j].Value != x.Value {
+					t.Fatalf("round %d: got %q, want %q", i, got[j], x)
+				}
+			}
+		}
+		passOn(t, fields)
+	})
+}
+
+func passOn(t *testing.T, fields []Field) {
+	c, h, w, _ := server(t, Config{})
+	h.onHead = func(_ *Stream, head *Head, _ bool) {
+		for _, x := range head.Fields {
+			if !validName(x.Name) || !validValue(x.Value) || x.Name == "connection" || x.Name == "transfer-encoding" {
+				t.Fatalf("passed %q", x)
+			}
+		}
+		if !validToken(head.Method) || head.Path == "" || head.Scheme == "" || !validValue(head.Path+head.Authority) {
+			t.Fatalf("passed %+v", head)
+		}
+	}
+	kv := get()
+	for _, x := range fields {
+		kv = append(kv, x.Name, x.Value)
+	}
+	p := w.fields(kv...)
+	if len(p) > frameSize {
+		return
+	}
+	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p, EndStream: true, EndHeaders: true})
+	_ = c.Receive(w.bytes(), 0)
 }
