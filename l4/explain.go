@@ -58,12 +58,12 @@ func (e *Explanation) explainChain(d *Datapath) {
 		e.say("there is no epoch: every row is this node's")
 		return
 	}
-	chain := d.chains[e.Row]
+	chain := d.derived.chains[e.Row]
 	for i, owner := range chain {
 		if owner < 0 {
 			continue
 		}
-		m := d.members[owner]
+		m := d.derived.members[owner]
 		hop := Hop{Name: m.Name, Address: m.Address, Self: m.Name == d.steering.Self}
 		e.Chain = append(e.Chain, hop)
 		if i == 0 {

@@ -84,7 +84,7 @@ func (k *kernel) close() error {
 
 // read returns what the maps hold.
 func (k *kernel) read() (tables, error) {
-	t := newTables()
+	t := newTables(make([]uint64, bpf.Rows))
 	for i := range t.rows {
 		t.rows[i] = k.rows.load(i)
 	}

@@ -65,8 +65,7 @@ type Datapath struct {
 	routes   *vipRoutes
 	have     tables
 	steering lb.Steering
-	chains   []chain
-	members  []lb.Member
+	derived  *derivation     // of the steering
 	writes   int             // made by the last Apply
 	unknown  map[string]bool // peers without a way, in words
 	trouble  []string        // what the last Apply could not do and need not
@@ -148,7 +147,7 @@ func Open(o Options) (*Datapath, error) {
 		stop:    make(chan struct{}),
 		hurry:   make(chan struct{}, 1),
 		planner: planner{address: o.Address.Unmap(), owners: map[uint64][]int16{}, cookie: cookieOf},
-		have:    newTables(),
+		have:    newTables(make([]uint64, lb.Rows)),
 		unknown: map[string]bool{},
 	}
 	if err := d.open(); err != nil {
@@ -274,7 +273,7 @@ func (d *Datapath) Boot() lb.BootID { return d.boot }
 func (d *Datapath) Apply(s lb.Steering) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want, chains, members, err := d.planner.plan(s, d.have)
+	want, err := d.planner.plan(s, d.have)
 	if err != nil {
 		return fmt.Errorf("plan the datapath: %w", err)
 	}
@@ -296,7 +295,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 	if len(want.routes) == 0 {
 		d.tolerate(d.arp.restore())
 	}
-	d.steering, d.chains, d.members = s, chains, members
+	d.steering, d.derived = s, d.planner.last
 	if !d.refreshWays() {
 		select {
 		case d.hurry <- struct{}{}:

@@ -77,7 +77,7 @@ func newRig(t testing.TB, self lb.Member) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, kernel: new(kernel), have: newTables()}
+	r := &rig{t: t, kernel: new(kernel), have: newTables(make([]uint64, lb.Rows))}
 	if err := spec.LoadAndAssign(&r.Objects, nil); err != nil {
 		var v *ebpf.VerifierError
 		if errors.As(err, &v) {
@@ -106,7 +106,7 @@ func needRoot(t testing.TB) {
 // apply writes the tables and gives each peer a way that is valid.
 func (r *rig) apply(s lb.Steering) *rig {
 	r.t.Helper()
-	want, _, _, err := r.planner.plan(s, r.have)
+	want, err := r.planner.plan(s, r.have)
 	if err != nil {
 		r.t.Fatal(err)
 	}

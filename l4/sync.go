@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/bpf"
 )
 
@@ -23,9 +22,10 @@ type tables struct {
 	routes   map[netip.Addr]bool // VIPs that are local on lo
 }
 
-func newTables() tables {
+// newTables returns empty tables with these rows.
+func newTables(rows []uint64) tables {
 	return tables{
-		rows:     make([]uint64, lb.Rows),
+		rows:     rows,
 		peers:    map[uint32]bpf.Address{},
 		vips:     map[uint32]bpf.VIP{},
 		vipTable: map[uint32]bpf.VIPEntry{},

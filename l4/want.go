@@ -30,29 +30,39 @@ type planner struct {
 	address netip.Addr                   // the node's
 	owners  map[uint64][]int16           // by an epoch's digest
 	cookie  func(fd int) (uint64, error) // of a socket
+	last    *derivation                  // most calls bring the same epochs
+}
+
+// derivation is what follows from a list of epochs. It is never changed.
+type derivation struct {
+	digests []uint64 // of the epochs
+	members []lb.Member
+	chains  []chain  // of each row: indexes of members
+	local   []uint16 // each member's index among our peers
+	rows    []uint64 // as the programs read them
 }
 
 // plan returns the tables that s asks for. Numbers that have already stand for
 // a peer, a VIP or a socket stay, and a number whose holder goes is not given
 // away before it is out of have.
-func (p *planner) plan(s lb.Steering, have tables) (want tables, chains []chain, members []lb.Member, err error) {
+func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 	for _, l := range limits {
 		if n := l.size(s); n > l.most {
-			return want, nil, nil, fmt.Errorf("%d %s are too many: at most %d", n, l.what, l.most)
+			return tables{}, fmt.Errorf("%d %s are too many: at most %d", n, l.what, l.most)
 		}
 	}
-	want = newTables()
-	if err = p.planSlots(s.Binds, have, &want); err != nil {
-		return
+	want := newTables(nil)
+	if err := p.planSlots(s.Binds, have, &want); err != nil {
+		return tables{}, err
 	}
-	if chains, members, err = p.planRows(s, have, &want); err != nil {
-		return
+	if err := p.planRows(s, have, &want); err != nil {
+		return tables{}, err
 	}
-	if err = planVIPs(s.VIPs, have, &want); err != nil {
-		return
+	if err := planVIPs(s.VIPs, have, &want); err != nil {
+		return tables{}, err
 	}
 	want.node = p.planNode(s, have, want)
-	return want, chains, members, nil
+	return want, nil
 }
 
 func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
@@ -129,26 +139,50 @@ func bindKey(b netip.AddrPort) bpf.BindKey {
 }
 
 // planRows numbers the peers and writes the rows with these numbers.
-func (p *planner) planRows(s lb.Steering, have tables, want *tables) ([]chain, []lb.Member, error) {
+func (p *planner) planRows(s lb.Steering, have tables, want *tables) error {
 	if p.address.Is4() {
 		want.peers[bpf.Self] = bpf.AddressOf(p.address)
 	}
-	if len(s.Epochs) == 0 {
-		for row := range want.rows {
-			want.rows[row] = bpf.Self
-		}
-		return nil, nil, nil
-	}
-	members, rows := chains(s.Epochs, p.ownersOf)
-	local, err := number(members, s.Self, have, want)
+	d := p.derive(s.Epochs)
+	local, err := number(d.members, s.Self, have, want)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	for row, c := range rows {
-		want.rows[row] = c.pack(local)
+	if d.rows == nil || !slices.Equal(local, d.local) {
+		d = &derivation{digests: d.digests, members: d.members, chains: d.chains, local: local, rows: d.pack(local)}
 	}
-	p.forget(s.Epochs)
-	return rows, members, nil
+	p.last, want.rows = d, d.rows
+	return nil
+}
+
+// derive returns the chains of the epochs: the last ones when nothing changed.
+func (p *planner) derive(epochs []lb.Epoch) *derivation {
+	var digests []uint64
+	for _, e := range epochs {
+		digests = append(digests, e.Digest())
+	}
+	if p.last != nil && slices.Equal(p.last.digests, digests) {
+		return p.last
+	}
+	d := &derivation{digests: digests}
+	if len(epochs) > 0 {
+		d.members, d.chains = chains(epochs, p.ownersOf)
+		p.forget(epochs)
+	}
+	return d
+}
+
+// pack writes the rows; without an epoch all are ours.
+func (d *derivation) pack(local []uint16) []uint64 {
+	rows := make([]uint64, lb.Rows)
+	for row := range rows {
+		if len(d.chains) == 0 {
+			rows[row] = bpf.Self
+		} else {
+			rows[row] = d.chains[row].pack(local)
+		}
+	}
+	return rows
 }
 
 // number returns the local index of each member.
