@@ -243,6 +243,9 @@ func (c *serverH2) wait() {
 func (c *serverH2) Expired(*loop.Timer) {
 	now := c.thread.loop.Now()
 	switch {
+	case c.state == serverLinger && c.t.Buffered() > 0: // a slow client; the loop knows when it is too slow
+		c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
+		return
 	case c.state == serverLinger:
 		c.cutOff()
 		return

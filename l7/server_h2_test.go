@@ -461,3 +461,42 @@ func TestH2ASlowReaderStopsTheBackend(t *testing.T) {
 		t.Errorf("the backend could send %d bytes", sent)
 	}
 }
+
+// What was said before a drain reaches a client that takes its time.
+func TestH2ASlowClientGetsAllBeforeTheEnd(t *testing.T) {
+	const size = 4 << 20
+	o := startOrigin(t, func(c *peer) {
+		c.request()
+		c.say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", size))
+		c.SetWriteDeadline(time.Now().Add(patience))
+		c.Write(make([]byte, size))
+		c.rest()
+	})
+	l := startLab(t, labOptions{}, pool(o.addr))
+	l.proxy.times.linger = 10 * time.Millisecond // read by the loop from the drain on
+	r := l.raw()
+	r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: size})
+	r.fr.WriteWindowUpdate(0, size)
+	r.head(1, true, request("GET", "/")...)
+	if got := r.next(); !strings.HasPrefix(got, "HEADERS 1 :status=200") {
+		t.Fatal(got)
+	}
+	l.proxy.Drain(time.Now().Add(patience))
+	r.c.(*net.TCPConn).SetReadBuffer(16 << 10)
+	got := 0
+	for got < size {
+		time.Sleep(time.Millisecond) // slow is what this is about
+		f, err := r.fr.ReadFrame()
+		if err != nil {
+			t.Fatalf("%v after %d bytes", err, got)
+		}
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			got += len(f.Data())
+		case *http2.PingFrame:
+			r.fr.WritePing(true, f.Data)
+		}
+	}
+	for r.next() != "EOF" {
+	}
+}

@@ -55,6 +55,9 @@ func (b *block) reset() {
 	fields, crumbs := b.head.Fields, b.crumbs
 	clear(fields)
 	clear(crumbs)
+	if cap(crumbs) > 128 {
+		crumbs = nil
+	}
 	*b = block{head: Head{Fields: fields[:0], Length: -1}, crumbs: crumbs[:0]}
 }
 
