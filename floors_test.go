@@ -38,12 +38,13 @@ var floors = map[string]struct {
 	"l7/l7test": {project: []string{".", "l7"}},
 	"l4/l4test": {project: []string{".", "l4"}},
 
-	"cmd/lbd/internal/node":   {project: []string{"."}},
-	"cmd/lbd/internal/worker": {project: []string{".", "l7"}},
-	"cmd/internal/admin":      {project: []string{"."}},
+	"cmd/lbd/internal/node":     {project: []string{"."}},
+	"cmd/lbd/internal/worker":   {project: []string{".", "l7"}},
+	"cmd/lbd/internal/discover": {project: []string{"."}},
+	"cmd/internal/admin":        {project: []string{"."}},
 
 	"cmd/lbd": {project: []string{".", "l4", "l7", "l7/filter", "health", "cluster",
-		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/internal/admin"}},
+		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/lbd/internal/discover", "cmd/internal/admin"}},
 	"cmd/lbctl": {project: []string{".", "cmd/internal/admin"}},
 }
 
