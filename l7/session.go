@@ -34,7 +34,7 @@ func (s *Session) Context() context.Context {
 // Client is who the request is from: who connected, or whom the proxies in front
 // of us name, as far as they are trusted.
 func (s *Session) Client() netip.Addr {
-	addr := s.Request.Client.Addr()
+	addr := s.Request.Client.Addr().Unmap()
 	if s.x == nil || !s.x.view.trusts(addr) {
 		return addr
 	}
@@ -52,6 +52,14 @@ func (s *Session) PoolNamed(name string) *Pool {
 		return nil
 	}
 	return s.x.view.byName[name]
+}
+
+// Count counts an event of a filter in lbd_filter_events_total. Events are few
+// and their names constant: each is a metric.
+func (s *Session) Count(filter, event string) {
+	if s.x != nil {
+		s.x.thread.tally.event("lbd_filter_events_total", "filter", filter, "event", event)
+	}
 }
 
 // PassBody takes the filter out of the way of this request's body: called in its

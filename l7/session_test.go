@@ -34,7 +34,7 @@ func TestClientIsWhomTrustedProxiesName(t *testing.T) {
 			if trusted == "192.0.2.0/24" {
 				want = "127.0.0.1 false"
 			}
-			c.say("GET / HTTP/1.1\r\nHost: a\r\n" + tt.fields + "\r\n").response().want(t, "204", "")
+			c.say("GET / HTTP/1.1\r\nHost: a\r\n"+tt.fields+"\r\n").response().want(t, "204", "")
 			if g := <-got; g != want {
 				t.Errorf("%s: got %s, want %s", tt.name, g, want)
 			}

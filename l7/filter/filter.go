@@ -12,8 +12,14 @@ import (
 
 // All are the stock filters by name.
 var All = map[string]l7.Builder{
+	"access":     access,
+	"basic_auth": basicAuth,
+	"compress":   compress,
+	"cors":       cors,
 	"headers":    headers,
 	"rate_limit": rateLimit,
+	"request_id": requestID,
+	"rewrite":    rewrite,
 }
 
 // Check returns what lb.Options wants: for each filter, what says whether its

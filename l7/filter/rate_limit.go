@@ -12,43 +12,130 @@ import (
 	"github.com/cirque-lb/lb/l7"
 )
 
-// rateLimit answers 429 when a client asks too often:
+// rateLimit answers 429 when a client asks too often, or too much at once:
 //
-//	rate_limit: { per_second: 50, burst: 100, by: client }
+//	rate_limit: { per_second: 50, burst: 100, in_flight: 20, by: client }
 //
-// by says who shares a limit: client (an IPv4 address, or the /64 of an IPv6
-// one), header:NAME (requests without the field share one limit) or route (all
-// requests of the route). Each worker process counts for itself, and starts
-// anew when its configuration changes.
+// per_second and burst bound how many requests begin, in_flight how many are in
+// progress; either is enough. by says who shares a limit: client (whom trusted
+// proxies name; an IPv4 address, or the /64 of an IPv6 one), header:NAME
+// (requests without the field share one limit) or route (all requests of the
+// route). Each worker process counts for itself, and starts anew when its
+// configuration changes.
 func rateLimit(n lb.Node) (l7.Filter, error) {
 	var c struct {
-		PerSecond float64 `yaml:"per_second" need:"true"`
-		Burst     int     `yaml:"burst"`
-		By        string  `yaml:"by" default:"client"`
+		PerSecond *float64 `yaml:"per_second"`
+		Burst     int      `yaml:"burst"`
+		InFlight  int      `yaml:"in_flight" range:"1..1000000"`
+		By        string   `yaml:"by" default:"client"`
 	}
 	if err := n.Decode(&c); err != nil {
 		return l7.Filter{}, err
 	}
-	if !(c.PerSecond >= 0.001 && c.PerSecond <= 1e6) {
-		return l7.Filter{}, n.Key("per_second").Errorf("per_second is %v; it wants between 0.001 and 1000000", c.PerSecond)
-	}
-	if c.Burst == 0 {
-		c.Burst = int(math.Ceil(c.PerSecond))
-	}
-	if c.Burst < 1 || c.Burst > 1e6 {
-		return l7.Filter{}, n.Key("burst").Errorf("burst is %d; it wants between 1 and 1000000", c.Burst)
-	}
-	l := newLimiter(c.PerSecond, c.Burst)
-	key, err := limitKey(n, l.seed, c.By)
+	seed := maphash.MakeSeed()
+	key, err := limitKey(n, seed, c.By)
 	if err != nil {
 		return l7.Filter{}, err
 	}
-	return l7.Filter{Name: "rate_limit", Request: func(s *l7.Session) (*l7.Response, error) {
-		if wait := l.take(key(s), s.Start); wait > 0 {
-			return nil, &l7.Error{Status: 429, Source: l7.FromClient, Reason: lb.RateLimited, RetryAfter: wait}
+	var rate *limiter
+	switch {
+	case c.PerSecond == nil && c.InFlight == 0:
+		return l7.Filter{}, n.Errorf("rate_limit wants per_second, in_flight or both")
+	case c.PerSecond == nil && c.Burst != 0:
+		return l7.Filter{}, n.Key("burst").Errorf("burst is for per_second")
+	case c.PerSecond != nil:
+		if rate, err = newRate(n, *c.PerSecond, c.Burst); err != nil {
+			return l7.Filter{}, err
+		}
+	}
+	f := l7.Filter{Name: "rate_limit", Request: func(s *l7.Session) (*l7.Response, error) {
+		if wait := rate.take(key(s), s.Start); wait > 0 {
+			return nil, limited(wait)
 		}
 		return nil, nil
-	}}, nil
+	}}
+	if c.InFlight > 0 {
+		limitInFlight(&f, c.InFlight, key, rate)
+	}
+	return f, nil
+}
+
+func newRate(n lb.Node, perSecond float64, burst int) (*limiter, error) {
+	if !(perSecond >= 0.001 && perSecond <= 1e6) {
+		return nil, n.Key("per_second").Errorf("per_second is %v; it wants between 0.001 and 1000000", perSecond)
+	}
+	if burst == 0 {
+		burst = int(math.Ceil(perSecond))
+	}
+	if burst < 1 || burst > 1e6 {
+		return nil, n.Key("burst").Errorf("burst is %d; it wants between 1 and 1000000", burst)
+	}
+	return newLimiter(perSecond, burst), nil
+}
+
+func limited(wait time.Duration) *l7.Error {
+	return &l7.Error{Status: 429, Source: l7.FromClient, Reason: lb.RateLimited, RetryAfter: wait}
+}
+
+// limitInFlight makes f bound what is in progress, too: a request is asked for
+// its place first, so that one that is refused costs nothing of the rate.
+func limitInFlight(f *l7.Filter, most int, key func(*l7.Session) uint64, rate *limiter) {
+	type place struct {
+		key  uint64
+		held bool
+	}
+	var places l7.Local[place]
+	busy := new(inFlight)
+	f.Request = func(s *l7.Session) (*l7.Response, error) {
+		k := key(s)
+		if !busy.enter(k, most) {
+			return nil, limited(0)
+		}
+		*places.Of(s) = place{k, true}
+		if wait := rate.take(k, s.Start); wait > 0 {
+			return nil, limited(wait)
+		}
+		return nil, nil
+	}
+	f.Log = func(s *l7.Session, _ error) {
+		if p := places.Of(s); p.held {
+			busy.leave(p.key)
+			p.held = false
+		}
+	}
+}
+
+// inFlight counts what is in progress, by key. It holds no key that has nothing
+// in progress, so the bound on requests bounds it.
+type inFlight struct {
+	shards [limiterShards]struct {
+		mu    sync.Mutex
+		count map[uint64]int
+		_     [48]byte
+	}
+}
+
+func (b *inFlight) enter(key uint64, most int) bool {
+	s := &b.shards[key%limiterShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.count == nil {
+		s.count = map[uint64]int{}
+	}
+	if s.count[key] >= most {
+		return false
+	}
+	s.count[key]++
+	return true
+}
+
+func (b *inFlight) leave(key uint64) {
+	s := &b.shards[key%limiterShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.count[key]--; s.count[key] == 0 {
+		delete(s.count, key)
+	}
 }
 
 // limitKey returns what maps a request to the number that its limit has.
@@ -56,7 +143,7 @@ func limitKey(n lb.Node, seed maphash.Seed, by string) (func(*l7.Session) uint64
 	name, isHeader := strings.CutPrefix(by, "header:")
 	switch {
 	case by == "client":
-		return func(s *l7.Session) uint64 { return maphash.Comparable(seed, network(s.Request.Client.Addr())) }, nil
+		return func(s *l7.Session) uint64 { return maphash.Comparable(seed, network(s.Client())) }, nil
 	case by == "route":
 		return func(*l7.Session) uint64 { return 0 }, nil
 	case isHeader:
@@ -91,7 +178,6 @@ type limiter struct {
 	every time.Duration // a request costs so much
 	slack time.Duration // debt up to which the next request is allowed
 	epoch time.Time     // times count from here
-	seed  maphash.Seed
 	sets  [limiterShards]struct {
 		mu    sync.Mutex
 		slots []slot // limiterSets sets of limiterWays
@@ -117,12 +203,15 @@ func newLimiter(perSecond float64, burst int) *limiter {
 		every: max(every, 1),
 		slack: every * time.Duration(burst-1),
 		epoch: time.Now(),
-		seed:  maphash.MakeSeed(),
 	}
 }
 
 // take asks for one request at a time; 0 is yes, else it is how long to wait.
+// Without a limiter it is yes.
 func (l *limiter) take(key uint64, at time.Time) (wait time.Duration) {
+	if l == nil {
+		return 0
+	}
 	now := at.Sub(l.epoch)
 	shard := &l.sets[key%limiterShards]
 	shard.mu.Lock()

@@ -127,8 +127,10 @@ func TestRateLimitForgetsTheLeastInDebt(t *testing.T) {
 
 func TestRateLimitRefuses(t *testing.T) {
 	for _, c := range []struct{ config, want string }{
-		{``, "per_second is missing"},
-		{`{ burst: 5 }`, "per_second is missing"},
+		{``, "wants per_second, in_flight or both"},
+		{`{ by: route }`, "wants per_second, in_flight or both"},
+		{`{ in_flight: 5, burst: 5 }`, "burst is for per_second"},
+		{`{ in_flight: 0 }`, "in_flight"},
 		{`{ per_second: 0 }`, "between 0.001 and 1000000"},
 		{`{ per_second: -1 }`, "between 0.001 and 1000000"},
 		{`{ per_second: 5, burst: -1 }`, "burst is -1"},
