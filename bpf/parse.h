@@ -11,6 +11,7 @@
 #define EXTENSIONS 4
 #define EXTENSION_BYTES 0x7ff	/* of them all */
 #define TUNNEL_PORT be16(6080)	/* GUE */
+#define LATEST (1 << 24)	/* bytes that a repeated segment lies behind, at most */
 
 enum kind {
 	KIND_SYN,		/* opens a connection */

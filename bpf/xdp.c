@@ -181,8 +181,21 @@ INLINE struct owners owners_of(const struct packet *p, __u64 hash)
 }
 
 /*
- * Whether this node's stack knows the flow: any socket but a listening one, or
- * a listening one that sent the SYN cookie which the segment acknowledges.
+ * Whether a segment belongs to the connection that rests here in TIME_WAIT: it
+ * repeats what was received. A newer connection of the same addresses and ports
+ * began beyond that, and may live at an earlier owner.
+ */
+INLINE int is_repeated(struct bpf_sock *sk, const struct tcphdr *tcp)
+{
+	struct tcp_timewait_sock *rest = bpf_skc_to_tcp_timewait_sock(sk);
+
+	return rest && rest->tw_sk.__tw_common.skc_tw_rcv_nxt - __builtin_bswap32(tcp->seq) < LATEST;
+}
+
+/*
+ * Whether this node's stack knows the flow: any socket but a listening one and
+ * one in TIME_WAIT for another connection, or a listening one that sent the SYN
+ * cookie which the segment acknowledges.
  */
 INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 {
@@ -210,7 +223,9 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 	if (!sk)
 		return 0;
 	found = sk->state != BPF_TCP_LISTEN;
-	if (!found && p->tcp)
+	if (sk->state == BPF_TCP_TIME_WAIT && p->tcp)
+		found = is_repeated(sk, p->tcp);
+	if (sk->state == BPF_TCP_LISTEN && p->tcp)
 		found = !bpf_tcp_check_syncookie(sk, p->ip, p->ip_size, p->tcp, sizeof(*p->tcp));
 	bpf_sk_release(sk);
 	return found;
