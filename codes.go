@@ -1,7 +1,8 @@
 package lb
 
 // The codes of errors in a document: LB10xx its text and values, LB11xx
-// routes, LB12xx listeners, LB13xx pools, LB14xx the node. They are a contract.
+// routes, LB12xx listeners, LB13xx pools, LB14xx the node, LB15xx what is in
+// the files that it names. They are a contract.
 const (
 	CodeSyntax      = "LB1001"
 	CodeTooLarge    = "LB1002"
@@ -51,4 +52,8 @@ const (
 	CodeClusterKey  = "LB1401"
 	CodeNodeAddress = "LB1402"
 	CodePath        = "LB1403"
+
+	CodeFileRead    = "LB1501"
+	CodeFileContent = "LB1502"
+	CodeFilePair    = "LB1503"
 )

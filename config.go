@@ -22,6 +22,8 @@ type Config struct {
 	Routes    []*Route    `yaml:"routes" range:"0..10000"` // first match wins
 	Pools     []*Pool     `yaml:"pools" by:"Name"`         // a mapping by name in the document
 	Services  []*Service  `yaml:"services" by:"Name"`      // a mapping by name in the document
+
+	files []fileGroup // what it names, for ReadFiles
 }
 
 // NodeSettings names this node and its directories.
@@ -167,8 +169,8 @@ type FilterSpec struct {
 	Name string
 	Node Node // what stands under the name
 
-	place Node     // its name
-	files []string // that its settings name; known once they were checked
+	place Node       // its name
+	files []fileName // that its settings name; known once they were checked
 }
 
 // RouteTimeout bounds a request's waits.

@@ -52,7 +52,10 @@ func readBad(t *testing.T, file string) error {
 		_, err = ParseWith(text, objects, o)
 		return err
 	}
-	_, err = Parse(text, o)
+	c, err := Parse(text, o)
+	if err == nil {
+		_, err = c.ReadFiles(FileOptions{Read: func(name string) ([]byte, error) { return os.ReadFile("testdata/bad/files/" + name) }})
+	}
 	return err
 }
 

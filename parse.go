@@ -176,8 +176,8 @@ func (c *Config) Files() []string {
 	}
 	for _, r := range c.Routes {
 		for _, f := range r.Filters {
-			for _, name := range f.files {
-				names[name] = true
+			for _, file := range f.files {
+				names[file.name] = true
 			}
 		}
 	}

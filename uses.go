@@ -20,7 +20,7 @@ type PoolRef string
 // uses collects what the settings of one filter refer to, while they are read
 // through a copy of the document that points here.
 type uses struct {
-	files    []string
+	files    []fileName
 	pools    []Node
 	contents map[string][]byte // nil: not read yet
 }
@@ -55,7 +55,7 @@ func (f *File) decodeNode(d *decoder, n ast.Node) {
 	if u == nil {
 		return
 	}
-	u.files = append(u.files, name)
+	u.files = append(u.files, fileName{name, *d.doc.errorNode(n, "", "", "")})
 	if u.contents == nil {
 		return
 	}

@@ -40,6 +40,7 @@ func (v *validator) all() {
 		v.pool(p)
 	}
 	v.binds()
+	v.config.files = v.files()
 }
 
 // errorf points at the value of a decoded field.
