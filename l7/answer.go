@@ -22,6 +22,9 @@ func (x *exchange) sendHead() {
 	if !end && x.hasResponseBody() {
 		res.Length = -1
 	}
+	if len(x.chain.filters) > 0 {
+		res.parsed = nil // as in send
+	}
 	x.headSent = true
 	x.status = res.Status
 	trailed := len(res.Trailer) > 0 && x.made

@@ -86,10 +86,13 @@ func (x *exchange) connected() {
 
 // send passes on the head and what there is of the body.
 func (x *exchange) send() {
-	if len(x.chain.filters) > 0 && !cleanLine(&x.request) {
-		x.dropAttempt()
-		x.fail(&Error{Status: 500, Reason: lb.FilterError, Err: errUncleanLine})
-		return
+	if len(x.chain.filters) > 0 {
+		if !cleanLine(&x.request) {
+			x.dropAttempt()
+			x.fail(&Error{Status: 500, Reason: lb.FilterError, Err: errUncleanLine})
+			return
+		}
+		x.request.parsed = nil // a filter may have kept a string too long: look at all again
 	}
 	x.sent = x.thread.loop.Now()
 	x.sending = true

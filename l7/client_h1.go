@@ -105,7 +105,7 @@ func (c *clientH1) expect(x *exchange) {
 func (c *clientH1) sendHead(req *Request, end bool) {
 	a := c.answer
 	a.method, a.upgrade, a.sent = req.Method, req.Upgrade != "", end
-	out := h1.Out{Length: -1, Upgrade: req.Upgrade}
+	out := h1.Out{Length: -1, Upgrade: req.Upgrade, Parsed: req.parsed}
 	switch {
 	case end:
 		if req.Length == 0 && takesBody(req.Method) {
@@ -235,7 +235,7 @@ func (c *clientH1) head(rest []byte) []byte {
 		a.head, a.whole = a.head[:0], false
 		return rest
 	}
-	a.response = Response{Status: r.Status, Version: version(r.Minor), Header: r.Fields, Length: r.Length}
+	a.response = Response{Status: r.Status, Version: version(r.Minor), Header: r.Fields, Length: r.Length, parsed: a.head}
 	if r.Status == 101 {
 		return c.switchOver(rest)
 	}

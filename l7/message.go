@@ -110,6 +110,8 @@ type Request struct {
 	// "" without.
 	ServerName  string
 	Certificate string
+
+	parsed []byte // the head that the strings point into, when HTTP/1's codec read it
 }
 
 // Path returns the target without its query.
@@ -137,4 +139,6 @@ type Response struct {
 	Trailer Header
 	// Upgrade is the protocol that a 101 changes to.
 	Upgrade string
+
+	parsed []byte // as in a Request
 }

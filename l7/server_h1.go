@@ -243,6 +243,7 @@ func (s *serverH1) request() *Request {
 	t.request = Request{
 		Method: t.parsed.Method, Scheme: s.client.scheme, Host: t.parsed.Host, Target: t.parsed.Target,
 		Version: version(t.parsed.Minor), Header: t.parsed.Fields, Length: t.parsed.Length, Upgrade: t.parsed.Upgrade,
+		parsed: t.head,
 	}
 	s.client.describe(&t.request)
 	return &t.request

@@ -11,7 +11,7 @@ func (s *serverH1) sendInfo(status int, h Header) {
 
 func (s *serverH1) sendHead(res *Response, end bool) {
 	t := s.turn
-	out := h1.Out{Length: -1, Upgrade: res.Upgrade}
+	out := h1.Out{Length: -1, Upgrade: res.Upgrade, Parsed: res.parsed}
 	if res.Status != 101 {
 		s.frame(&out, res, end)
 		out.Close = s.closes()

@@ -1,6 +1,11 @@
 package h1
 
-import "strconv"
+import (
+	"encoding/binary"
+	"slices"
+	"strconv"
+	"unsafe"
+)
 
 // AppendRequest appends a request head with host as its Host field.
 func AppendRequest(dst []byte, method, target, host string, fields []Field, o Out) []byte {
@@ -10,7 +15,7 @@ func AppendRequest(dst []byte, method, target, host string, fields []Field, o Ou
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
 	dst = appendText(dst, host)
 	dst = append(dst, "\r\n"...)
-	dst = appendFields(dst, fields)
+	dst = appendFields(dst, fields, o.Parsed)
 	if o.Framing == Length {
 		dst = appendLength(dst, o.Length)
 	}
@@ -27,7 +32,7 @@ func AppendResponse(dst []byte, status int, reason string, fields []Field, o Out
 	}
 	dst = appendText(dst, reason)
 	dst = append(dst, "\r\n"...)
-	dst = appendFields(dst, fields)
+	dst = appendFields(dst, fields, o.Parsed)
 	switch {
 	case status < 200 || status == 204: // RFC 9110 section 8.6, RFC 9112 section 6.1
 		o.Framing = None
@@ -61,18 +66,39 @@ func appendLength(dst []byte, n int64) []byte {
 	return append(dst, "\r\n"...)
 }
 
-func appendFields(dst []byte, fields []Field) []byte {
+func appendFields(dst []byte, fields []Field, parsed []byte) []byte {
 	for i := range fields {
 		f := &fields[i]
 		if ours(f.Name) || !clean(f.Name) {
 			continue
 		}
-		dst = append(dst, f.Name...)
-		dst = append(dst, ": "...)
-		dst = appendText(dst, f.Value)
-		dst = append(dst, "\r\n"...)
+		from, size := len(dst), len(f.Name)+len(f.Value)+len(": \r\n")
+		dst = slices.Grow(dst, size)[:from+size]
+		line := dst[from:]
+		n := copy(line, f.Name)
+		line[n], line[n+1] = ':', ' '
+		value := line[n+2 : size-2]
+		copy(value, f.Value)
+		if !within(f.Value, parsed) {
+			blank(value)
+		}
+		line[size-2], line[size-1] = '\r', '\n'
 	}
 	return dst
+}
+
+// within reports whether v lies in b: a part of a parsed value, which was seen
+// to be text.
+func within(v string, b []byte) bool {
+	at := uintptr(unsafe.Pointer(unsafe.StringData(v))) - uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return at < uintptr(len(b)) && len(v) <= len(b)-int(at)
+}
+
+// blank makes a space of each control character but HTAB (RFC 9110 section 5.5).
+func blank(b []byte) {
+	for i := textEnd(b, 0); i < len(b); i = textEnd(b, i) {
+		b[i] = ' '
+	}
 }
 
 // ours reports whether only the encoder writes a field of this name.
@@ -97,24 +123,44 @@ func ours(name string) bool {
 }
 
 // clean reports whether a name holds no byte that could end it: names of
-// parsed messages never do, those of filters might.
+// parsed messages never do, but filters may take what they like for a name, a
+// part of a parsed value, too.
 func clean(name string) bool {
-	for i := range len(name) {
-		if name[i] <= ' ' || name[i] == ':' || name[i] == 0x7f {
+	b := unsafe.Slice(unsafe.StringData(name), len(name))
+	if len(b) < 8 {
+		return cleanBytes(b)
+	}
+	for i := 0; i < len(b); i += 8 {
+		eight := b[min(i, len(b)-8):][:8]
+		if suspicious(binary.LittleEndian.Uint64(eight)) && !cleanBytes(eight) {
 			return false
 		}
 	}
 	return true
 }
 
-// appendText appends a value in which no control character survives but HTAB:
-// each becomes a space (RFC 9110 section 5.5).
+// suspicious reports whether one of eight bytes may end a name: one below 0x21
+// or a colon borrows, 0x7f carries. Their neighbours may do so falsely.
+func suspicious(x uint64) bool {
+	const each = 0x0101010101010101
+	colon := x ^ ':'*each
+	return ((x-0x21*each)|(x+each)|(colon-each))&(0x80*each) != 0
+}
+
+func cleanBytes(b []byte) bool {
+	for _, c := range b {
+		if c <= ' ' || c == ':' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// appendText appends a value in which no control character survives but HTAB.
 func appendText(dst []byte, v string) []byte {
 	from := len(dst)
 	dst = append(dst, v...)
-	for i := textEnd(dst, from); i < len(dst); i = textEnd(dst, i) {
-		dst[i] = ' '
-	}
+	blank(dst[from:])
 	return dst
 }
 
@@ -142,7 +188,7 @@ const ChunkEnd = "\r\n"
 // AppendLastChunk ends a chunked body with its trailers.
 func AppendLastChunk(dst []byte, trailers []Field) []byte {
 	dst = append(dst, "0\r\n"...)
-	dst = appendFields(dst, trailers)
+	dst = appendFields(dst, trailers, nil)
 	return append(dst, "\r\n"...)
 }
 

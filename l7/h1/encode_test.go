@@ -33,6 +33,46 @@ func TestAppendRequest(t *testing.T) {
 	}
 }
 
+// What lies in the parsed head is not looked at again; everything else is,
+// names that are a part of it included.
+func TestOnlyParsedValuesAreTrusted(t *testing.T) {
+	head := []byte("Transfer-Encoding: chunked\x01")
+	parsed := view(head)
+	for _, c := range []struct {
+		name  string
+		field Field
+		want  string
+	}{
+		{"a parsed value", Field{"X", parsed[19:]}, "X: chunked\x01\r\n"},
+		{"a copy", Field{"X", strings.Clone(parsed[19:])}, "X: chunked \r\n"},
+		{"one that begins in it", Field{"X", view(head[:cap(head)])[19:]}, "X: chunked \r\n"},
+		{"a value for a name", Field{parsed[:26], "1"}, ""},
+		{"a name that frames", Field{parsed[:17], parsed[19:]}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			in := head
+			if c.name == "one that begins in it" {
+				in = head[:20]
+			}
+			if got := string(appendFields(nil, []Field{c.field}, in)); got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+func TestCleanNames(t *testing.T) {
+	for c := range 256 {
+		for at := range 20 {
+			name := []byte(strings.Repeat("x", 20))
+			name[at] = byte(c)
+			if got, want := clean(string(name)), c > ' ' && c != ':' && c != 0x7f; got != want {
+				t.Fatalf("clean(%q) is %v", name, got)
+			}
+		}
+	}
+}
+
 func TestAppendResponse(t *testing.T) {
 	for _, c := range []struct {
 		name   string
