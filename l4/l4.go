@@ -68,6 +68,8 @@ type Datapath struct {
 	derived  *derivation     // of the steering
 	writes   int             // made by the last Apply
 	unknown  map[string]bool // peers without a way, in words
+	mss      int             // that VIPs' listening sockets are limited to; 0: not
+	fabric   int             // the smallest MTU of the ways to peers; 0: no peers
 	trouble  []string        // what the last Apply could not do and need not
 }
 
@@ -76,6 +78,7 @@ type Report struct {
 	Interfaces []InterfaceReport `json:"interfaces"`
 	Sockets    SocketReport      `json:"sockets"`
 	Adopted    bool              `json:"adopted"`            // found pinned by an earlier lbd
+	MSS        int               `json:"mss,omitempty"`      // VIPs ask clients for segments of at most so many bytes; 0: as they like
 	Problems   []string          `json:"problems,omitempty"` // what else does not hold: VIP routes, sysctls, peers without a next hop
 }
 
@@ -302,7 +305,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		default: // it knows already
 		}
 	}
-	return nil
+	return d.limitSegments()
 }
 
 func (d *Datapath) put(w write, sockets map[uint64]int) error {
@@ -385,6 +388,7 @@ func (d *Datapath) refreshWays() bool {
 		return true
 	}
 	clear(d.unknown)
+	d.fabric = 0
 	for index, address := range d.have.peers {
 		if index == bpf.Self {
 			continue
@@ -394,6 +398,9 @@ func (d *Datapath) refreshWays() bool {
 			d.unknown[asked.Error()] = true
 		}
 		d.kernel.storePeer(index, p)
+		if d.fabric == 0 || int(p.MTU) < d.fabric {
+			d.fabric = int(p.MTU)
+		}
 	}
 	return len(d.unknown) == 0
 }
@@ -442,7 +449,7 @@ func (d *Datapath) Report() Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := d.report
-	r.Interfaces = slices.Clone(r.Interfaces)
+	r.Interfaces, r.MSS = slices.Clone(r.Interfaces), d.mss
 	r.Problems = slices.Concat(r.Problems, d.trouble, slices.Sorted(maps.Keys(d.unknown)))
 	return r
 }

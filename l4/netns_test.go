@@ -30,6 +30,7 @@ type site struct {
 	client *l4test.Namespace
 	router *l4test.Namespace
 	nodes  []*node
+	mtu    int // of the nodes' interfaces
 }
 
 type node struct {
@@ -49,7 +50,10 @@ var (
 
 const slots = 2
 
-func newSite(t *testing.T, nodes int) *site {
+func newSite(t *testing.T, nodes int) *site { return newSiteOf(t, nodes, 1600) }
+
+// newSiteOf makes a site whose nodes have this MTU.
+func newSiteOf(t *testing.T, nodes, mtu int) *site {
 	if os.Geteuid() != 0 {
 		t.Skip("making network namespaces needs root")
 	}
@@ -60,6 +64,7 @@ func newSite(t *testing.T, nodes int) *site {
 	s.client, s.router = s.namespace("client"), s.namespace("router")
 	s.check(s.router.Router())
 	s.connect(s.router, "client", s.client, 0, 1500)
+	s.mtu = mtu
 	s.check(s.client.Sysctl("net.ipv4.tcp_timestamps", "1"))
 	for i := 1; i <= nodes; i++ {
 		s.addNode(i, pins)
@@ -98,7 +103,7 @@ func prefix(format string, i int) netip.Prefix {
 func (s *site) addNode(i int, pins string) {
 	name := fmt.Sprintf("edge-%d", i)
 	n := &node{site: s, ns: s.namespace(name)}
-	s.connect(s.router, name, n.ns, i, 1600)
+	s.connect(s.router, name, n.ns, i, s.mtu)
 	n.member = lb.Member{Name: name, Boot: lb.BootID{byte(i)}, Address: prefix("10.0.%d.2/24", i).Addr(), Weight: slots}
 	n.options = l4.Options{
 		Mode: lb.FastpathNative, Required: true, Interfaces: []string{"eth0"}, Address: n.member.Address,
@@ -306,6 +311,22 @@ func TestAConnectionThroughAnotherNode(t *testing.T) {
 	}
 	if sent, got := ingress.count(lb.XDPSent), owner.count(lb.XDPReceived); got != sent {
 		t.Errorf("%d packets were sent, %d received", sent, got)
+	}
+}
+
+func TestClientsSendWhatTheFabricHasRoomFor(t *testing.T) {
+	s := newSiteOf(t, 2, 1500)
+	ingress, owner := s.nodes[0], s.nodes[1]
+	s.arriveAt(ingress)
+	s.steer(s.only(owner), s.only(ingress))
+	if mss := owner.datapath.Report().MSS; mss != 1500-48-60 {
+		t.Errorf("the report says an MSS of %d", mss)
+	}
+	for _, vip := range []netip.AddrPort{vip4, vip6} {
+		s.dial(vip).echo()
+	}
+	if n := ingress.count(lb.XDPTooBig); n != 0 {
+		t.Errorf("%d packets were too big", n)
 	}
 }
 
