@@ -86,7 +86,7 @@ func TestLoadCountsWhatLands(t *testing.T) {
 	_, target := proxied(t)
 	l := newLoad(target)
 	l.one(t.Context())
-	l.hold(t.Context(), 20, 4)
+	l.hold(t.Context(), make([]int, 20), 4)
 	l.again(4)
 	if flows := l.flows(); len(flows) != 20 || flows[0].Kind != held || flows[0].Node != "edge-1" || len(ports(flows, held)) != 20 {
 		t.Errorf("flows: %+v", flows)
@@ -226,6 +226,9 @@ func TestTheLoadTakesOrders(t *testing.T) {
 	var flows []liveFlow
 	if err := c.do("/hold", order{N: 5, AtOnce: 2}, &flows); err != nil || len(flows) != 5 {
 		t.Errorf("hold: %v, %v", flows, err)
+	}
+	if err := c.do("/rest", order{Ports: []int{0, 0}}, &flows); err != nil || len(flows) != 2 || flows[0].Node != "edge-1" {
+		t.Errorf("rest: %v, %v", flows, err)
 	}
 	if err := c.do("/steady", order{PerSecond: 100, Keep: 2, Streams: 2}, nil); err != nil {
 		t.Error(err)

@@ -37,7 +37,6 @@ const (
 // them. It retries nothing: what a client would notice is a failure.
 type load struct {
 	target netip.AddrPort
-	dialer net.Dialer
 
 	mu    sync.Mutex // guards what follows
 	tally report
@@ -147,12 +146,13 @@ func (l *load) count(kind string, t tally) {
 	l.tally.Kinds[kind] = l.tally.Kinds[kind].plus(t)
 }
 
-// open connects and sends the first request.
-func (l *load) open(ctx context.Context, kind, path string, last bool) (*flow, *http.Response) {
+// open connects, from a port of ours or any (0), and sends the first request.
+func (l *load) open(ctx context.Context, kind string, port int, path string, last bool) (*flow, *http.Response) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	f := &flow{kind: kind, opened: time.Now()}
-	conn, err := l.dialer.DialContext(ctx, "tcp", l.target.String())
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}}
+	conn, err := dialer.DialContext(ctx, "tcp", l.target.String())
 	if err != nil {
 		l.fail(f, "connect", err)
 		return nil, nil
@@ -269,7 +269,7 @@ func (l *load) runShort(ctx context.Context, perSecond int) {
 }
 
 func (l *load) one(ctx context.Context) {
-	if f, res := l.open(ctx, short, "/whoami", true); f != nil && l.finish(f, res) {
+	if f, res := l.open(ctx, short, 0, "/whoami", true); f != nil && l.finish(f, res) {
 		l.end(f, tally{Ended: 1})
 	}
 }
@@ -278,7 +278,7 @@ func (l *load) one(ctx context.Context) {
 // close it.
 func (l *load) runKeep(ctx context.Context) {
 	for ctx.Err() == nil {
-		f, res := l.open(ctx, keep, "/whoami", false)
+		f, res := l.open(ctx, keep, 0, "/whoami", false)
 		for f != nil && l.finish(f, res) {
 			if ctx.Err() != nil {
 				l.end(f, tally{Ended: 1})
@@ -308,7 +308,7 @@ func (l *load) idle(ctx context.Context, f *flow) bool {
 // runStream reads one endless response, and another when it ends.
 func (l *load) runStream(ctx context.Context) {
 	for ctx.Err() == nil {
-		f, res := l.open(ctx, stream, "/stream", false)
+		f, res := l.open(ctx, stream, 0, "/stream", false)
 		if f != nil {
 			l.follow(ctx, f, res)
 		} else {
@@ -329,14 +329,15 @@ func (l *load) follow(ctx context.Context, f *flow, res *http.Response) {
 	l.end(f, tally{Ended: 1})
 }
 
-// hold opens n connections, a bounded number at once, and keeps them.
-func (l *load) hold(ctx context.Context, n, atOnce int) {
+// hold opens connections from ports of ours (0: any), a bounded number at once,
+// and keeps them.
+func (l *load) hold(ctx context.Context, ports []int, atOnce int) {
 	var openers sync.WaitGroup
-	room := make(chan struct{}, atOnce)
-	for range n {
+	room := make(chan struct{}, max(atOnce, 1))
+	for _, port := range ports {
 		room <- struct{}{}
 		openers.Go(func() {
-			if f, res := l.open(ctx, held, "/whoami", false); f != nil && l.finish(f, res) {
+			if f, res := l.open(ctx, held, port, "/whoami", false); f != nil && l.finish(f, res) {
 				l.mu.Lock()
 				l.held = append(l.held, f)
 				l.mu.Unlock()
@@ -347,6 +348,22 @@ func (l *load) hold(ctx context.Context, n, atOnce int) {
 	openers.Wait()
 }
 
+// rest makes one short connection from each port and has the other side close
+// it, so that it rests there in TIME_WAIT. It lists where.
+func (l *load) rest(ctx context.Context, ports []int) []liveFlow {
+	list := []liveFlow{}
+	for _, port := range ports {
+		f, res := l.open(ctx, short, port, "/whoami", true)
+		if f == nil || !l.finish(f, res) {
+			continue
+		}
+		f.in.Peek(1) // until it has closed
+		list = append(list, liveFlow{short, port, f.node})
+		l.end(f, tally{Ended: 1})
+	}
+	return list
+}
+
 // again sends one more request on every held connection.
 func (l *load) again(atOnce int) {
 	l.mu.Lock()
@@ -354,7 +371,7 @@ func (l *load) again(atOnce int) {
 	l.held = nil
 	l.mu.Unlock()
 	var askers sync.WaitGroup
-	room := make(chan struct{}, atOnce)
+	room := make(chan struct{}, max(atOnce, 1))
 	for _, f := range flows {
 		room <- struct{}{}
 		askers.Go(func() {

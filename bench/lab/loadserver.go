@@ -24,6 +24,8 @@ type order struct {
 	Streams   int `json:"streams,omitempty"`
 	N         int `json:"n,omitempty"` // /hold
 	AtOnce    int `json:"at_once,omitempty"`
+
+	Ports []int `json:"ports,omitempty"` // /rest; /hold instead of N
 }
 
 func serveLoad(ctx context.Context, socket string, target netip.AddrPort) error {
@@ -46,7 +48,8 @@ func serveLoad(ctx context.Context, socket string, target netip.AddrPort) error 
 	}
 	mux := http.NewServeMux()
 	handle(mux, "POST /steady", func(o order) any { l.begin(ctx, &steady, o); return l.flows() })
-	handle(mux, "POST /hold", func(o order) any { l.hold(ctx, o.N, o.AtOnce); return l.flows() })
+	handle(mux, "POST /hold", func(o order) any { l.hold(ctx, append(o.Ports, make([]int, o.N)...), o.AtOnce); return l.flows() })
+	handle(mux, "POST /rest", func(o order) any { return l.rest(ctx, o.Ports) })
 	handle(mux, "POST /again", func(o order) any { l.again(o.AtOnce); return l.flows() })
 	handle(mux, "POST /release", func(o order) any { l.release(); return l.flows() })
 	handle(mux, "POST /take", func(order) any { return l.take() })

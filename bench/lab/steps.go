@@ -159,45 +159,6 @@ func judgeKill(r report, on landing, victim int, killed time.Time) []verdict {
 	}
 }
 
-// drainNode drains a node and takes that back.
-func (l *lab) drainNode(ctx context.Context) (r report, verdicts []verdict, err error) {
-	m := l.role("node")[1]
-	before, err := l.streams()
-	if err != nil {
-		return r, nil, err
-	}
-	if _, err := l.ctl(m, "node", "drain"); err != nil {
-		return r, nil, err
-	}
-	pause(ctx, time.Second) // for what is on its way, and for keep-alive clients to hear of it
-	r, err = l.load.take()
-	if err != nil {
-		return r, nil, err
-	}
-	pause(ctx, l.window())
-	drained, err := l.load.take()
-	if err != nil {
-		return r, nil, err
-	}
-	r.add(drained)
-	after, err := l.streams()
-	if err != nil {
-		return r, nil, err
-	}
-	verdicts = append(verdicts,
-		check(drained.Nodes[m.Name] == 0, "%d of %d new connections landed on %s a second later", drained.Nodes[m.Name], drained.all().Opened, m.Name),
-		check(after[m.Name] == before[m.Name] && before[m.Name] > 0, "%d of its %d streams live on", after[m.Name], before[m.Name]))
-	if _, err := l.ctl(m, "node", "undrain"); err != nil {
-		return r, verdicts, err
-	}
-	back := l.until(ctx, settleTime, "the nodes agree", l.agreed)
-	pause(ctx, l.window())
-	undrained, err := l.load.take()
-	r.add(undrained)
-	verdicts = append(verdicts, check(back == nil && undrained.Nodes[m.Name] > 0, "undrained, it took %d new connections", undrained.Nodes[m.Name]))
-	return r, append(verdicts, unhurt(r)...), err
-}
-
 // killSupervisor kills a node's lbd, looks on, and starts it again.
 func (l *lab) killSupervisor(ctx context.Context) (r report, verdicts []verdict, err error) {
 	m := l.role("node")[2]

@@ -154,7 +154,7 @@ func (w *world) setMachines() error {
 		err := inNamespace(w.namespace(m), func() error {
 			switch m.Role {
 			case "client": // tens of thousands of connections from one address
-				return errors.Join(sysctl("net.ipv4.ip_local_port_range", "1024 65535"), sysctl("net.ipv4.tcp_tw_reuse", "1"))
+				return errors.Join(sysctl("net.ipv4.ip_local_port_range", "1024 65535"), sysctl("net.ipv4.ip_local_reserved_ports", "2000-2999"), sysctl("net.ipv4.tcp_tw_reuse", "1"))
 			case "node":
 				return errors.Join(ethtool(m.uplink(), ethtoolGRO, true), sysctl("net.core.somaxconn", "4096"), sysctl("net.ipv4.conf.all.rp_filter", "0"))
 			}
