@@ -21,6 +21,7 @@ import (
 //go:generate go run ./gen reasons
 //go:generate go tool bpf2go -cc clang-19 -strip llvm-strip-19 -target bpfel -no-global-types datapath datapath.c -- -O2 -mcpu=v3 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
 //go:generate go run ./gen sum
+//go:generate go generate ../bench/l4
 
 // Limits of the maps.
 const (

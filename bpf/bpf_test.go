@@ -17,31 +17,39 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-func TestTheObjectIsBuiltFromTheseSources(t *testing.T) {
-	const hint = "run: go generate ./bpf"
-	sums, err := os.ReadFile("sources.sum")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var listed []string
-	for s := bufio.NewScanner(bytes.NewReader(sums)); s.Scan(); {
-		want, file, _ := strings.Cut(s.Text(), "  ")
-		listed = append(listed, file)
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Errorf("%v; %s", err, hint)
-		} else if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
-			t.Errorf("%s changed after the object was built; %s", file, hint)
-		}
-	}
-	for _, pattern := range []string{"*.c", "*.h"} {
-		files, _ := filepath.Glob(pattern)
-		for _, f := range files {
-			if !slices.Contains(listed, f) {
-				t.Errorf("%s is not in sources.sum; %s", f, hint)
+func TestTheObjectsAreBuiltFromTheseSources(t *testing.T) {
+	for _, dir := range []string{".", "../bench/l4"} {
+		listed := checkSums(t, dir)
+		for _, pattern := range []string{"*.c", "*.h"} {
+			files, _ := filepath.Glob(filepath.Join(dir, pattern))
+			for _, f := range files {
+				if !slices.Contains(listed, f) {
+					t.Errorf("%s is not in %s/sources.sum; run: go generate ./bpf", f, dir)
+				}
 			}
 		}
 	}
+}
+
+// checkSums compares the files that sources.sum lists, and returns them.
+func checkSums(t *testing.T, dir string) (listed []string) {
+	t.Helper()
+	sums, err := os.ReadFile(filepath.Join(dir, "sources.sum"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s := bufio.NewScanner(bytes.NewReader(sums)); s.Scan(); {
+		want, name, _ := strings.Cut(s.Text(), "  ")
+		file := filepath.Join(dir, name)
+		listed = append(listed, file)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		} else if got := fmt.Sprintf("%x", sha256.Sum256(text)); got != want {
+			t.Errorf("%s changed after the object in %s was built; run: go generate ./bpf", file, dir)
+		}
+	}
+	return listed
 }
 
 func TestGoAndCAgreeOnTheMaps(t *testing.T) {

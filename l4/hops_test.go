@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/bpf"
@@ -319,6 +321,64 @@ func TestICMPErrorsFollowTheirFlow(t *testing.T) {
 		got, want := readOuter(t, out), readOuter(t, flow)
 		if got.to != want.to || got.port != want.port || got.place != 0x20 {
 			t.Errorf("%s: sent to %s by port %#x, the flow to %s by %#x", c.sentence, got.to, got.port, want.to, want.port)
+		}
+	}
+}
+
+// resting returns a connection whose server side is in TIME_WAIT here, and the
+// sequence number that follows its client's last byte.
+func resting(t *testing.T) (client *net.TCPAddr, server int, next uint32) {
+	_, all := listeners(t, "127.0.0.1:0", 1) // not MPTCP, whose sockets rest as something else
+	l := all[0]
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(f uintptr) {
+		fd := int(f)
+		const sendQueue = 2
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, sendQueue)
+		seq, seqErr := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ)
+		next, err = uint32(seq)+1, seqErr // its FIN counts as one
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	io.ReadAll(c)
+	c.Close()
+	return c.LocalAddr().(*net.TCPAddr), l.Addr().(*net.TCPAddr).Port, next
+}
+
+func TestAConnectionInTIMEWAITKeepsItsOwnSegmentsOnly(t *testing.T) {
+	r := newRig(t, edge1).apply(steering(edge1, idleBut(edge1), idleBut(edge2)))
+	client, server, next := resting(t)
+	for _, c := range []struct {
+		sentence string
+		seq      uint32
+		flags    string
+		reason   lb.Reason
+	}{
+		{"its FIN again", next - 1, "FA", lb.XDPFound},
+		{"an acknowledgement", next, "A", lb.XDPFound},
+		{"data of a connection that took the same ports later", next + 70_000, "PA", lb.XDPMissed},
+		{"data far behind", next - 1<<25, "PA", lb.XDPMissed},
+	} {
+		segment := tcp(client.Port, server, c.flags)
+		segment.Seq = c.seq
+		_, reason, _ := r.run(frame(eth(v4), ip4("127.0.0.1", "127.0.0.1", layers.IPProtocolTCP), segment, data(10)))
+		if reason != c.reason {
+			t.Errorf("%s: %s, want %s", c.sentence, reason, c.reason)
 		}
 	}
 }
