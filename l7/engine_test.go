@@ -77,6 +77,6 @@ func engine(b *testing.B, filters map[string]Filter, used []string) (*serverH1, 
 	up := &clientH1{thread: t, endpoint: backend.endpoint, limits: &backend.pool.Config.Connections, t: new(nowhere), maxAge: time.Hour, state: clientIdle}
 	backend.endpoint.open.Add(1)
 	backend.endpoint.put(up, up.limits)
-	s := &serverH1{thread: t, t: new(nowhere), client: &client{proxy: p, listener: "web", scheme: "http"}}
+	s := &serverH1{thread: t, t: new(nowhere), client: &client{door: &door{proxy: p, listener: "web", scheme: "http"}}}
 	return s, up
 }

@@ -15,6 +15,7 @@ type acceptor struct {
 	thread   *thread
 	listener string
 	ln       *loop.Listener
+	door     *door // by which the last client came
 }
 
 // listen starts to accept on fd, which it owns.
@@ -53,10 +54,7 @@ func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
 		return
 	}
 	t.counts.accepts.Add(1)
-	c := &client{proxy: p, listener: a.listener, peer: peer, local: l.config.Bind, scheme: "http"}
-	if l.config.Bind.Addr().IsUnspecified() {
-		c.local, _ = loop.LocalAddr(fd)
-	}
+	c := &client{door: a.opened(l, fd), peer: peer}
 	if l.proxied(peer.Addr()) {
 		t.serveProxied(fd, c, l)
 		return
@@ -70,21 +68,48 @@ func (t *thread) serve(fd int, c *client, l *listener) {
 	case lb.ListenHTTP:
 		t.serveH1(fd, c)
 	case lb.ListenHTTPS:
-		c.scheme = "https"
 		t.serveTLS(fd, c, l)
 	default:
 		t.serveTCP(fd, c, l)
 	}
 }
 
-// client is who is at the other end of a connection.
-type client struct {
+// opened returns the door that a client of l came by.
+func (a *acceptor) opened(l *listener, fd int) *door {
+	d := door{proxy: a.thread.proxy, listener: a.listener, scheme: "http", local: l.config.Bind}
+	if l.config.Protocol == lb.ListenHTTPS {
+		d.scheme = "https"
+	}
+	if d.local.Addr().IsUnspecified() {
+		d.local, _ = loop.LocalAddr(fd)
+	}
+	if a.door == nil || *a.door != d {
+		a.door = &d
+	}
+	return a.door
+}
+
+// door is what clients have in common that came the same way. It is shared and
+// never changes.
+type door struct {
 	proxy    *Proxy
 	listener string
 	scheme   string
-	peer     netip.AddrPort
 	local    netip.AddrPort
+}
+
+// client is who is at the other end of a connection.
+type client struct {
+	*door
+	peer     netip.AddrPort
 	security *security // nil: plain
+}
+
+// cameFrom believes a PROXY header.
+func (c *client) cameFrom(source, destination netip.AddrPort) {
+	d := *c.door
+	d.local = destination
+	c.door, c.peer = &d, source
 }
 
 // describe fills in what a request says of its client.

@@ -78,7 +78,7 @@ func (p *proxiedConn) Watched() {
 func (p *proxiedConn) begin() {
 	p.leave()
 	if p.header.source.IsValid() {
-		p.client.peer, p.client.local = p.header.source, p.header.destination
+		p.client.cameFrom(p.header.source, p.header.destination)
 	}
 	p.thread.serve(p.conn.Release(), p.client, p.listener)
 }

@@ -11,7 +11,8 @@ import (
 )
 
 // serverH1 is an HTTP/1 connection of a client; it is the downstream of its
-// current request.
+// current request. Most connections are idle most of the time, so all that only
+// a request needs is elsewhere: in its turn.
 type serverH1 struct {
 	conn   loop.Conn
 	t      transport // &conn, or TLS over it
@@ -19,9 +20,12 @@ type serverH1 struct {
 	client *client
 
 	turn  *turnH1 // the current request; nil while idle
-	held  []byte  // received behind the current request, of the loop's buffers
+	held  *[]byte // received behind the current request, in one of the loop's buffers; nil: nothing
 	timer loop.Timer
 	place int // in thread.clients
+
+	served   uint32
+	lingered uint32
 
 	state      serverState
 	consuming  bool // Received is at work: what is behind a request waits for it
@@ -32,8 +36,6 @@ type serverH1 struct {
 	refused    bool // the client is likely to be sending still
 	failed     bool // nothing more can be said to the client
 	aborted    bool // the response is not whole
-	served     int
-	lingered   int
 }
 
 type serverState uint8
@@ -100,7 +102,7 @@ func (t *thread) serveH1Over(tr *tlsConn, client *client) {
 
 // Received is the transport's.
 func (s *serverH1) Received(p []byte) {
-	if len(s.held) > 0 || s.consuming {
+	if s.held != nil || s.consuming {
 		s.hold(p)
 		return
 	}
@@ -122,8 +124,11 @@ func (s *serverH1) consume(p []byte) {
 // hold keeps pipelined bytes until their turn, and stops reading when they are
 // too many.
 func (s *serverH1) hold(p []byte) {
-	s.held = s.thread.loop.Append(s.held, p)
-	if len(s.held) >= heldLimit && !s.pausedHeld {
+	if s.held == nil {
+		s.held = new([]byte)
+	}
+	*s.held = s.thread.loop.Append(*s.held, p)
+	if len(*s.held) >= heldLimit && !s.pausedHeld {
 		s.pausedHeld = true
 		s.t.Pause()
 	}
@@ -131,14 +136,14 @@ func (s *serverH1) hold(p []byte) {
 
 // RunLater goes on with what was held.
 func (s *serverH1) RunLater() {
-	if s.state == serverClosed || len(s.held) == 0 {
+	if s.state == serverClosed || s.held == nil {
 		return
 	}
-	held := s.held
+	held := *s.held
 	s.held = nil
 	s.consume(held)
 	s.thread.loop.Recycle(held[:0])
-	if s.pausedHeld && len(s.held) < heldLimit && s.state != serverClosed {
+	if s.pausedHeld && (s.held == nil || len(*s.held) < heldLimit) && s.state != serverClosed {
 		s.pausedHeld = false
 		s.resumeReading()
 	}
@@ -320,7 +325,7 @@ func (s *serverH1) done() {
 		s.reset()
 	case tunnel || s.aborted:
 		s.finish()
-	case s.closeNext && whole && len(s.held) == 0 && !s.refused:
+	case s.closeNext && whole && s.held == nil && !s.refused:
 		s.finish()
 	case s.closeNext || !whole:
 		s.startLinger()
@@ -333,7 +338,7 @@ func (s *serverH1) done() {
 func (s *serverH1) next() {
 	s.state = serverHead
 	s.thread.loop.Set(&s.timer, s.keepAlive(), s)
-	if len(s.held) > 0 && !s.consuming {
+	if s.held != nil && !s.consuming {
 		s.thread.loop.Later(s)
 	}
 }
@@ -350,7 +355,7 @@ func (s *serverH1) keepAlive() time.Duration {
 func (s *serverH1) startTunnel() {
 	s.state = serverTunnel
 	s.closeNext = true
-	if len(s.held) > 0 && !s.consuming {
+	if s.held != nil && !s.consuming {
 		s.thread.loop.Later(s)
 	}
 }
@@ -368,14 +373,14 @@ func (s *serverH1) startLinger() {
 }
 
 func (s *serverH1) linger(n int) {
-	if s.lingered += n; s.lingered > lingerLimit {
+	if s.lingered += uint32(n); s.lingered > lingerLimit {
 		s.cutOff()
 	}
 }
 
 func (s *serverH1) release() {
 	if s.held != nil {
-		s.thread.loop.Recycle(s.held[:0])
+		s.thread.loop.Recycle((*s.held)[:0])
 		s.held = nil
 	}
 }

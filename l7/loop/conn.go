@@ -48,7 +48,7 @@ type Conn struct {
 	out   []byte // of the loop's buffers; nil when nothing waits
 	sent  int    // of out
 	taken uint64 // by the kernel, of all that was written
-	stall Timer
+	stall *Timer // of the loop's; nil unless blocked: most connections are idle
 	fd    int32
 	index uint32
 	want  uint32 // what epoll is asked for
@@ -243,6 +243,7 @@ func (c *Conn) Steal() int {
 
 // Forget is the second half: the connection is no more of this loop.
 func (c *Conn) Forget() {
+	c.unstall()
 	c.closed = true
 	c.loop.release(c.index)
 }

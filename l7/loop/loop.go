@@ -54,6 +54,8 @@ type Loop struct {
 	later []Runner // to run before the turn ends
 	spare buffers
 
+	stalls []*Timer // spare ones of connections that were blocked: at most as many as were at once
+
 	mu     sync.Mutex
 	posted []func() // guarded by mu
 	taken  []func() // posted's twin, to swap with

@@ -82,27 +82,47 @@ func (c *Conn) block() {
 		c.blocked = true
 		c.ask(c.want | unix.EPOLLOUT)
 	}
-	if !c.stall.Armed() {
-		c.loop.Set(&c.stall, c.loop.stall, c)
+	if c.stall == nil {
+		c.stall = c.loop.timer()
+		c.loop.Set(c.stall, c.loop.stall, c)
 	}
 }
 
 // progress gives a blocked write its time again.
 func (c *Conn) progress() {
-	if c.stall.Armed() {
-		c.loop.Set(&c.stall, c.loop.stall, c)
+	if c.stall != nil {
+		c.loop.Set(c.stall, c.loop.stall, c)
 	}
 }
 
 // Expired is the stall timer's.
 func (c *Conn) Expired(*Timer) { c.failWrite(ErrStalled) }
 
+// unstall gives the timer back.
+func (c *Conn) unstall() {
+	if c.stall != nil {
+		c.loop.Stop(c.stall)
+		c.loop.stalls = append(c.loop.stalls, c.stall)
+		c.stall = nil
+	}
+}
+
+// timer returns one that is not set.
+func (l *Loop) timer() *Timer {
+	if n := len(l.stalls); n > 0 {
+		t := l.stalls[n-1]
+		l.stalls = l.stalls[:n-1]
+		return t
+	}
+	return new(Timer)
+}
+
 // written: nothing waits any more.
 func (c *Conn) written() {
 	c.recycle()
 	if c.blocked {
 		c.blocked = false
-		c.loop.Stop(&c.stall)
+		c.unstall()
 		c.ask(c.want &^ unix.EPOLLOUT)
 	}
 	switch {
@@ -133,7 +153,7 @@ func (c *Conn) failWrite(err error) {
 // drop gives up what waits.
 func (c *Conn) drop() {
 	c.recycle()
-	c.loop.Stop(&c.stall)
+	c.unstall()
 	if c.blocked {
 		c.blocked = false
 		c.ask(c.want &^ unix.EPOLLOUT)
