@@ -77,9 +77,11 @@ type Clock struct {
 	Now   uint64 // monotonic ns
 }
 
-// PeerBounce is the flag of a Peer whose interface may send a frame back by
-// XDP_TX.
-const PeerBounce = 1
+// Flags of a Peer.
+const (
+	PeerBounce   = 1 << iota // its interface may send a frame back with XDP_TX
+	PeerByKernel             // its interface takes no frames from XDP: a VLAN, a bridge
+)
 
 // Peer is a node of the node set and how frames get there from here.
 type Peer struct {

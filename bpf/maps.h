@@ -54,6 +54,7 @@ struct macs {
 };
 
 #define PEER_BOUNCE 1	/* its interface may send a frame back with XDP_TX */
+#define PEER_BY_KERNEL 2	/* its interface takes no frames from XDP: a VLAN, a bridge */
 
 /* A node of the node set, and how frames get there from here. */
 struct peer {

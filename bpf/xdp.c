@@ -460,6 +460,8 @@ INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *
 		.ipv4_dst = to->address.word[3],
 	};
 
+	if (to->flags & PEER_BY_KERNEL)
+		return leave(REASON_UNRESOLVED);
 	switch (bpf_fib_lookup(ctx, &way, sizeof(way), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		__builtin_memcpy(eth->h_dest, way.dmac, sizeof(eth->h_dest));

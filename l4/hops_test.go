@@ -262,6 +262,10 @@ func TestForwardingIsGuarded(t *testing.T) {
 	} else if o := readOuter(t, out); o.to != edge2.Address || !bytes.Equal(out[:12], segment("A")[:12]) {
 		t.Errorf("an expired way: the kernel gets % x", out)
 	}
+	r.ways(func(p *bpf.Peer) { p.ValidUntil, p.Flags = 0, bpf.PeerByKernel })
+	if verdict, reason, _ := r.run(segment("A")); verdict != pass || reason != lb.XDPUnresolved {
+		t.Errorf("an interface that takes no frames from XDP: verdict %d for %s", verdict, reason)
+	}
 	r.ways(func(p *bpf.Peer) { p.Flags, p.Ifindex = bpf.PeerBounce, 1 }) // 1 is lo, where test packets arrive
 	if verdict, _, _ := r.run(segment("A")); verdict != bounce {
 		t.Errorf("back through the interface it came by: verdict %d", verdict)

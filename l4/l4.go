@@ -68,6 +68,7 @@ type Datapath struct {
 	derived  *derivation     // of the steering
 	writes   int             // made by the last Apply
 	unknown  map[string]bool // peers without a way, in words
+	slow     map[string]bool // peers that only the kernel can send to, in words
 	mss      int             // that VIPs' listening sockets are limited to; 0: not
 	fabric   int             // the smallest MTU of the ways to peers; 0: no peers
 	trouble  []string        // what the last Apply could not do and need not
@@ -79,6 +80,7 @@ type Report struct {
 	Sockets    SocketReport      `json:"sockets"`
 	Adopted    bool              `json:"adopted"`            // found pinned by an earlier lbd
 	MSS        int               `json:"mss,omitempty"`      // VIPs ask clients for segments of at most so many bytes; 0: as they like
+	Notes      []string          `json:"notes,omitempty"`    // what is slower than it could be elsewhere, and all this host can do
 	Problems   []string          `json:"problems,omitempty"` // what else does not hold: VIP routes, sysctls, peers without a next hop
 }
 
@@ -152,6 +154,7 @@ func Open(o Options) (*Datapath, error) {
 		planner: planner{address: o.Address.Unmap(), owners: map[uint64][]int16{}, cookie: cookieOf},
 		have:    newTables(make([]uint64, lb.Rows)),
 		unknown: map[string]bool{},
+		slow:    map[string]bool{},
 	}
 	if err := d.open(); err != nil {
 		if d.attach != nil && !d.report.Adopted {
@@ -388,13 +391,17 @@ func (d *Datapath) refreshWays() bool {
 		return true
 	}
 	clear(d.unknown)
+	clear(d.slow)
 	d.fabric = 0
 	for index, address := range d.have.peers {
 		if index == bpf.Self {
 			continue
 		}
 		p, asked := ways{d.network}.find(address.Addr())
-		if asked != nil {
+		switch {
+		case errors.Is(asked, errByKernel):
+			d.slow[asked.Error()] = true
+		case asked != nil:
 			d.unknown[asked.Error()] = true
 		}
 		d.kernel.storePeer(index, p)
@@ -450,6 +457,7 @@ func (d *Datapath) Report() Report {
 	defer d.mu.Unlock()
 	r := d.report
 	r.Interfaces, r.MSS = slices.Clone(r.Interfaces), d.mss
+	r.Notes = slices.Sorted(maps.Keys(d.slow))
 	r.Problems = slices.Concat(r.Problems, d.trouble, slices.Sorted(maps.Keys(d.unknown)))
 	return r
 }

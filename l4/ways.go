@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -20,6 +21,9 @@ const (
 	maxMTU       = 65535
 	reachability = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT
 )
+
+// errByKernel is no trouble: there is no better way.
+var errByKernel = errors.New("XDP cannot send there, so the kernel does, slower")
 
 // ways finds out, as the kernel would, how frames get to peers: interface, MAC
 // addresses, MTU.
@@ -50,7 +54,8 @@ func (w ways) find(address netip.Addr) (p bpf.Peer, asked error) {
 		next = address.AsSlice()
 	}
 	if !redirectable(iface) {
-		return p, fmt.Errorf("peer %s is behind %s, a %s: XDP cannot send there, the kernel does", address, iface.Attrs().Name, iface.Type())
+		p.Flags = bpf.PeerByKernel
+		return p, fmt.Errorf("peer %s is behind %s, a %s: %w", address, iface.Attrs().Name, iface.Type(), errByKernel)
 	}
 	mac, err := w.neighbour(iface.Attrs().Index, next)
 	if err != nil {
