@@ -246,6 +246,16 @@ type BackendLoad struct {
 	Connections int       `json:"connections"` // open, idle ones included
 	Requests    uint64    `json:"requests"`    // since the worker began
 	Failures    uint64    `json:"failures"`    // attempts that failed
+	Ejected     *Ejection `json:"ejected,omitempty"`
+}
+
+// Ejection is a worker's verdict on a backend that failed too often: it gets no
+// requests of this worker for a while.
+type Ejection struct {
+	Reason Reason    `json:"reason"`
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+	Times  int       `json:"times"` // in a row, this one included; each is longer
 }
 
 // Stats is what one worker reports when asked; values are since it began.

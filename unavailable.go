@@ -12,13 +12,6 @@ import (
 // every other one is.
 var unavailable = rows(`
 	services
-	pools.*.balance=ewma
-	pools.*.balance=maglev
-	pools.*.balance=ring_hash
-	pools.*.hash
-	pools.*.slow_start!0s
-	pools.*.panic!off
-	pools.*.outlier
 `)
 
 // refusal is what a row says of a path.

@@ -315,6 +315,14 @@ func (v *validator) hash(p *Pool) {
 	if count(v.has(&p.Hash.Header), v.has(&p.Hash.Cookie), v.has(&p.Hash.Client)) != 1 {
 		v.errorf(&p.Hash, CodeHash, "", "hash wants exactly one of header, cookie, client")
 	}
+	if v.has(&p.Hash.Client) && !p.Hash.Client {
+		v.errorf(&p.Hash.Client, CodeHash, "remove hash: the client is the default", "client: false is nothing to go by")
+	}
+	for _, name := range []*string{&p.Hash.Header, &p.Hash.Cookie} {
+		if v.has(name) && !validToken(*name) {
+			v.errorf(name, CodeHash, "", "%q is not a name", *name)
+		}
+	}
 }
 
 func (v *validator) check(c *Check) {

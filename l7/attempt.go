@@ -47,7 +47,7 @@ func (x *exchange) attempt() {
 
 // pick asks the pool's balancer.
 func (x *exchange) pick() {
-	b := x.view.pick(x.session.Pool, &x.tried)
+	b := x.view.pick(x.thread, x.session.Pool, x, &x.tried)
 	if b == nil {
 		x.fail(&Error{Status: 503, Reason: lb.NoHealthyBackend})
 		return
@@ -140,7 +140,7 @@ func (x *exchange) sendKept() {
 
 // takeBody runs a piece of the body through the filters and passes it on.
 func (x *exchange) takeBody(p []byte, end bool, trailers Header) {
-	if x.chain.blockingIn {
+	if x.chain.blockingIn && x.hasRequestBody() {
 		x.offloadRequestBody(p, end, trailers)
 		return
 	}
@@ -230,7 +230,7 @@ func idempotent(method string) bool {
 // attemptFailed tries again when that is safe, and fails when not.
 func (x *exchange) attemptFailed(e *Error) {
 	x.session.Backend.load.failed()
-	x.session.Backend.observe(x.thread, 0)
+	x.observeFailure(e)
 	switch {
 	case x.headSent:
 		x.abort(e)
@@ -312,6 +312,3 @@ func (x *exchange) dropAttempt() {
 	x.gone()
 	x.dropKept()
 }
-
-// observe tells the backend's record how a response came out.
-func (x *exchange) observe(status int) { x.session.Backend.observe(x.thread, status) }

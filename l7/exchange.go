@@ -230,7 +230,7 @@ func (x *exchange) upstreamHead(res *Response, end bool) {
 	} else {
 		x.waitBody()
 	}
-	x.observe(res.Status)
+	x.observe(res)
 	x.tunnel = res.Status == 101
 	if x.tunnel {
 		x.startTunnel(res)

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb"
-	"github.com/cirque-lb/lb/l7/balance"
 	"github.com/cirque-lb/lb/l7/loop"
 )
 
@@ -16,6 +15,8 @@ type Pool struct {
 
 	index  int // in the snapshot
 	budget *retryBudget
+	timed  bool  // the balancer looks at latencies
+	streak int32 // failures in a row that call the judge; 0: there is none
 }
 
 // Name returns the pool's name.
@@ -37,16 +38,14 @@ func (b *Backend) Address() string { return b.Config.Address }
 // ID returns the backend's identity.
 func (b *Backend) ID() lb.BackendID { return b.id }
 
-// observe is told how an attempt came out: a response's status, or 0.
-func (b *Backend) observe(t *thread, status int) {}
-
 // load counts what one worker does with a backend, over all generations and
 // threads.
 type load struct {
 	active   atomic.Int64
 	requests atomic.Uint64
 	failures atomic.Uint64
-	latency  balance.Latency // observed only where the pool's balancer looks at it
+
+	record
 }
 
 func (l *load) begin()  { l.active.Add(1); l.requests.Add(1) }

@@ -57,6 +57,9 @@ type Proxy struct {
 	endpoints map[endpointKey]*endpoint
 	loads     map[lb.BackendID]*load
 	budgets   map[string]*retryBudget
+	judges    judges
+	risen     map[lb.BackendID]time.Time // when backends came up that start slowly
+	ramping   *time.Timer                // the next step of one of them; nil: none ever did
 	deadline  *time.Timer
 	finished  bool
 
@@ -72,6 +75,7 @@ func New(o Options) (*Proxy, error) {
 	p := &Proxy{
 		options: o, log: o.Log, times: usualTimes, done: make(chan struct{}),
 		endpoints: map[endpointKey]*endpoint{}, loads: map[lb.BackendID]*load{}, budgets: map[string]*retryBudget{},
+		risen: map[lb.BackendID]time.Time{},
 	}
 	p.endpointList.Store(new([]*endpoint))
 	for i := range o.Threads {
@@ -98,7 +102,11 @@ func (p *Proxy) closeLoops() error {
 func (p *Proxy) Commit(s *Snapshot) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.snapshot != nil {
+		p.riseNew(p.snapshot, s, time.Now())
+	}
 	p.snapshot = s
+	p.judges.set(p, s)
 	p.retireEndpoints()
 	p.retireLoads()
 	p.switchView()
@@ -145,6 +153,7 @@ func (p *Proxy) retireLoads() {
 func (p *Proxy) SetState(s lb.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.riseFrom(&p.state, &s, time.Now())
 	p.state = s
 	p.switchView()
 	if disabled := disabledIn(&s); len(disabled) > 0 {
@@ -170,12 +179,13 @@ func (p *Proxy) switchView() {
 	if p.snapshot == nil {
 		return
 	}
-	v, err := newView(p.snapshot, &p.state)
+	v, err := newView(p.snapshot, overlay{state: p.state, ejected: p.judges.ejected, risen: p.risen, now: time.Now(), old: p.view.Load()})
 	if err != nil { // Prepare has built it once
 		p.log.Error("cannot build the view", "err", err)
 		return
 	}
 	p.view.Store(v)
+	p.planRamp(v)
 }
 
 // each runs f on every thread's loop.
@@ -295,7 +305,8 @@ func (p *Proxy) Stats() lb.Stats {
 	defer p.mu.Unlock()
 	for id, l := range p.loads {
 		s.Backends = append(s.Backends, lb.BackendLoad{ID: id, Active: int(l.active.Load()),
-			Connections: p.openTo(id), Requests: l.requests.Load(), Failures: l.failures.Load()})
+			Connections: p.openTo(id), Requests: l.requests.Load(), Failures: l.failures.Load(),
+			Ejected: p.judges.ejected[id]})
 	}
 	slices.SortFunc(s.Backends, func(a, b lb.BackendLoad) int { return compareIDs(a.ID, b.ID) })
 	return s

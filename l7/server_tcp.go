@@ -58,7 +58,7 @@ func (t *thread) serveTCP(fd int, c *client, l *listener) {
 // connect dials the next backend; Connected follows.
 func (p *tcpProxy) connect() {
 	for len(p.tried) < maxTCPAttempts {
-		b := p.view.pick(p.pool, &p.tried)
+		b := p.view.pick(p.thread, p.pool, p, &p.tried)
 		if b == nil {
 			p.end(&Error{Reason: lb.NoHealthyBackend})
 			return
@@ -70,11 +70,25 @@ func (p *tcpProxy) connect() {
 			p.thread.loop.Set(&p.timer, p.pool.Config.Connections.ConnectTimeout, p)
 			return
 		}
-		b.load.failed()
+		p.failed()
 		b.load.end()
 		p.backend = nil
 	}
 	p.end(&Error{Source: FromUpstream, Reason: lb.ConnectFailed})
+}
+
+// key: a connection has nothing but its client to go by.
+func (p *tcpProxy) key(c *lb.HashKey) (uint64, bool) {
+	if c != nil && !c.Client {
+		return 0, false
+	}
+	return addressKey(p.client.peer.Addr()), true
+}
+
+// failed counts a backend that could not be connected to.
+func (p *tcpProxy) failed() {
+	p.backend.load.failed()
+	p.backend.judge(p.thread, true)
 }
 
 // Connected joins the two ends, or goes on to another backend.
@@ -82,11 +96,12 @@ func (e *tcpEnd) Connected(err error) {
 	p := e.proxy
 	p.thread.loop.Stop(&p.timer)
 	if err != nil {
-		p.backend.load.failed()
+		p.failed()
 		p.letGo()
 		p.connect()
 		return
 	}
+	p.backend.judge(p.thread, false)
 	if p.pool.Config.ProxyProtocol != "" {
 		p.far.conn.Write(appendProxyHeader(nil, p.client.peer, p.client.local))
 	}
@@ -131,7 +146,7 @@ func (e *tcpEnd) Ended(err error) {
 // Expired: no connection in time, or silence for too long.
 func (p *tcpProxy) Expired(*loop.Timer) {
 	if p.near.taken == 0 && p.far.taken == 0 && p.far.conn.Connecting() {
-		p.backend.load.failed()
+		p.failed()
 		p.far.conn.Close()
 		p.letGo()
 		p.connect()

@@ -65,7 +65,7 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		}
 		s.add(r)
 	}
-	if _, err := newView(s, &lb.State{}); err != nil {
+	if _, err := newView(s, overlay{}); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -141,7 +141,10 @@ func (p *Proxy) buildFilters(specs []lb.FilterSpec, files map[string][]byte) ([]
 }
 
 func (p *Proxy) buildPool(c *lb.Pool, files map[string][]byte) (*Pool, error) {
-	pool := &Pool{Config: c, budget: p.budget(c.Name)}
+	pool := &Pool{Config: c, budget: p.budget(c.Name), timed: c.Balance == "ewma"}
+	if c.Outlier != nil {
+		pool.streak = int32(c.Outlier.Consecutive5xx)
+	}
 	for _, b := range c.Backends {
 		e, err := p.endpoint(c, b, files)
 		if err != nil {
