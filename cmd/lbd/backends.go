@@ -47,7 +47,10 @@ func backendOf(b *lb.Backend, id lb.BackendID, h lb.Health, a lb.Admin, l lb.Bac
 		ID: id.String(), Pool: id.Pool, Address: id.Address, Health: h.String(), State: backendState(h, a, l.Active),
 		Weight: b.Weight, Configured: b.Weight, Backup: b.Backup, Drain: a.Drain, Disable: a.Disable,
 		Active: l.Active, Connections: l.Connections, Requests: l.Requests, Failures: l.Failures,
-		Check: r.Detail, Since: r.Since, Took: r.Took,
+		Check: r.Detail(), Since: r.Since,
+	}
+	if len(r.Last) > 0 {
+		out.Took = r.Last[0].Took
 	}
 	if a.Weight != nil {
 		out.Weight = *a.Weight

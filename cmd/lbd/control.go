@@ -72,25 +72,25 @@ func (c control) Diff(ctx context.Context, text []byte, file string) (admin.Appl
 }
 
 func (c control) Apply(ctx context.Context, a admin.Apply, by string) (admin.Applied, error) {
-	return applied(c.node.Apply(ctx, a.Text, a.File, a.Match, a.DryRun, by))
+	return applied(c.node.Apply(ctx, a.Text, a.File, node.Asked{By: by, Match: a.Match, Dry: a.DryRun}))
 }
 
 func (c control) Adopt(ctx context.Context, by string) (admin.Applied, error) {
-	return applied(c.node.Adopt(ctx, by))
+	return applied(c.node.Adopt(ctx, node.Asked{By: by}))
 }
 
 func (c control) Rollback(ctx context.Context, generation, by string) (admin.Applied, error) {
-	return applied(c.node.Rollback(ctx, generation, by))
+	return applied(c.node.Rollback(ctx, generation, node.Asked{By: by}))
 }
 
 func (c control) Reload(ctx context.Context, by string) (admin.Applied, error) {
-	return applied(c.node.Reload(ctx, by))
+	return applied(c.node.Reload(ctx, node.Asked{By: by}))
 }
 
 func (c control) EditBackend(ctx context.Context, e admin.BackendEdit, by string) (admin.Applied, error) {
 	return applied(c.node.EditBackend(ctx, node.BackendEdit{
-		Action: e.Action, ID: lb.BackendID{Pool: e.Pool, Address: e.Address}, Weight: e.Weight, Backup: e.Backup, Match: e.Match,
-	}, by))
+		Action: e.Action, ID: lb.BackendID{Pool: e.Pool, Address: e.Address}, Weight: e.Weight, Backup: e.Backup,
+	}, node.Asked{By: by, Match: e.Match}))
 }
 
 func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, by string) error {
@@ -100,15 +100,15 @@ func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, by stri
 	}
 	return problem(c.node.OrderBackend(ctx, node.BackendOrder{
 		ID: id, Drain: o.Drain, Disable: o.Disable, Weight: o.Weight, ClearWeight: o.ClearWeight,
-	}, by))
+	}, node.Asked{By: by}))
 }
 
 func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, by string) error {
-	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, by))
+	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, node.Asked{By: by}))
 }
 
 func (c control) Upgrade(ctx context.Context, o admin.UpgradeOrder, by string) error {
-	return problem(c.node.Upgrade(ctx, o.Binary, by))
+	return problem(c.node.Upgrade(ctx, o.Binary, node.Asked{By: by}))
 }
 
 func applied(a node.Applied, err error) (admin.Applied, error) {

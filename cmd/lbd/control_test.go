@@ -67,7 +67,7 @@ func TestStatusSaysWhatIsExposedAndWhatIsBroken(t *testing.T) {
 		{Name: "lbd_requests_total", Labels: []string{"listener", "web", "pool", "app", "code_class", "2xx"}, Value: 7},
 		{Name: "lbd_requests_total", Labels: []string{"listener", "web", "pool", "app", "code_class", "4xx"}, Value: 3},
 	}}
-	got := statusOf(s, stats, []node.Report{{ID: first, Detail: "status 503"}})
+	got := statusOf(s, stats, []node.Report{{ID: first, Last: []node.Probe{{Detail: "status 503"}}}})
 	if got.State != "serving" || got.Generation != "42@edge-1" || got.Connections != 5 {
 		t.Errorf("status %+v", got)
 	}
@@ -143,7 +143,7 @@ func TestTheNodesOfACluster(t *testing.T) {
 type quiet struct{}
 
 func (quiet) Stats() lb.Stats        { return lb.Stats{} }
-func (quiet) Reports() []node.Report { return []node.Report{{ID: first, Detail: "connect: refused"}} }
+func (quiet) Reports() []node.Report { return []node.Report{{ID: first, Last: []node.Probe{{Detail: "connect: refused"}}}} }
 func (quiet) Explain(t lb.Tuple) (node.Path, bool) {
 	return node.Path{VIP: "192.0.2.10:80/tcp", Row: 9, Chain: []string{"edge-2", "edge-1"}, Slot: -1}, true
 }

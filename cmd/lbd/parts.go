@@ -14,6 +14,7 @@ import (
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cluster"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/discover"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 	"github.com/cirque-lb/lb/health"
@@ -114,10 +115,23 @@ func (m monitor) Report() []node.Report {
 	details := m.Details()
 	out := make([]node.Report, len(details))
 	for i, d := range details {
-		out[i] = node.Report{ID: d.ID, Health: d.Health, Since: d.Since, Probes: d.Probes, Fails: d.Fails}
-		if len(d.Last) > 0 {
-			out[i].Last, out[i].Took, out[i].Detail = d.Last[0].At, d.Last[0].Took, d.Last[0].Detail
+		out[i] = node.Report{ID: d.ID, Health: d.Health, Since: d.Since, Reason: d.Reason, Streak: d.Streak, Probes: d.Probes, Fails: d.Fails}
+		for _, r := range d.Last {
+			out[i].Last = append(out[i].Last, node.Probe(r))
 		}
+	}
+	return out
+}
+
+// finder is a discover.Set in the words of package node.
+type finder struct{ *discover.Set }
+
+func (f finder) Sources() []node.Source {
+	reports := f.Reports()
+	out := make([]node.Source, len(reports))
+	for i, r := range reports {
+		out[i] = node.Source{Name: r.Source, Backends: r.Backends, Answered: r.Answered,
+			Failing: r.Failing, Err: r.Err, Asks: r.Asks, Failures: r.Failures}
 	}
 	return out
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cluster"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/discover"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 	"github.com/cirque-lb/lb/health"
@@ -50,6 +51,7 @@ type daemon struct {
 	fleet   *fleet
 	path    *datapath // nil: it could not be opened
 	monitor *health.Monitor
+	found   *discover.Set
 	cluster *cluster.Cluster // nil: alone
 	node    *node.Node
 	socket  net.Listener // the admin API
@@ -151,6 +153,7 @@ func (d *daemon) open(binary string) error {
 	}
 	note := func(e lb.Event) { d.node.Note(e) } // nobody calls it before the node is made
 	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
+	d.found = discover.New(discover.Options{Note: note})
 	if c.Cluster != nil {
 		if d.cluster, err = openCluster(c, d.boot(), d.log, note); err != nil {
 			return err
@@ -174,7 +177,7 @@ func (d *daemon) openDatapath() (*datapath, error) {
 func (d *daemon) parts(pathless error) node.Options {
 	o := node.Options{
 		State: d.state, Fleet: d.fleet, Monitor: monitor{d.monitor, d.fleet, d.log},
-		DatapathError: pathless, Version: thisVersion(), Log: d.log,
+		Discovery: finder{d.found}, DatapathError: pathless, Version: thisVersion(), Log: d.log,
 	}
 	if d.path != nil {
 		o.Datapath = d.path
@@ -277,11 +280,11 @@ func (d *daemon) obey(ctx context.Context, s os.Signal) {
 	var err error
 	switch s {
 	case unix.SIGHUP:
-		_, err = d.node.Reload(ctx, "SIGHUP")
+		_, err = d.node.Reload(ctx, node.Asked{By: "SIGHUP"})
 	case unix.SIGUSR1:
 		err = d.fleet.ReopenLogs()
 	case unix.SIGUSR2:
-		err = d.node.Upgrade(ctx, "", "SIGUSR2")
+		err = d.node.Upgrade(ctx, "", node.Asked{By: "SIGUSR2"})
 	}
 	var es lb.Errors
 	switch {
@@ -349,6 +352,9 @@ func (d *daemon) withdraw(ctx context.Context) {
 
 // close lets go of everything; workers that were not shut down serve on.
 func (d *daemon) close() {
+	if d.found != nil {
+		d.found.Close()
+	}
 	if d.cluster != nil {
 		_ = d.cluster.Close()
 	}

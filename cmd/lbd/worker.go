@@ -30,9 +30,14 @@ func newProxy(s worker.Start) (worker.Server, error) {
 // proxy is an l7.Proxy in the words of package worker.
 type proxy struct{ *l7.Proxy }
 
-// Prepare builds a snapshot; commit switches it in.
+// Prepare builds a snapshot; commit switches it in. Backends that the
+// supervisor found come with the files.
 func (p proxy) Prepare(generation uint64, c *lb.Config, files map[string][]byte) (func(), error) {
-	s, err := p.Proxy.Prepare(generation, c, files)
+	found, err := lb.DecodeFound(files[lb.FoundFile])
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.Proxy.Prepare(generation, c.WithFound(found), files)
 	if err != nil {
 		return nil, err
 	}

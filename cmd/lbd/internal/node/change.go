@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,14 +23,25 @@ type Applied struct {
 	DryRun     bool
 	Changes    []Difference
 	Notes      []string // what takes a restart, what was ignored
+	Workers    []Built
+	Trial      *Trial // nil: it stays
+}
+
+// Built is what one worker answered to a change.
+type Built struct {
+	Worker string
+	PID    int
+	Took   time.Duration
+	Err    error // nil: it serves the change now
 }
 
 // edit is a change on its way.
 type edit struct {
+	Asked
 	action string // for the history: reload, apply…
-	by     string // who asks
-	match  string // the generation the edit began with; "": any
-	dry    bool
+	tries  bool   // it may be on trial
+	ends   bool   // it ends a trial
+	keep   bool   // refuse it when what is served would change
 	// next makes the new text from the one in force.
 	next func(running) (source, error)
 }
@@ -36,24 +49,30 @@ type edit struct {
 // boot makes the workers serve the first configuration. The same text as
 // before keeps its generation: workers that were adopted serve it already.
 func (n *Node) boot(ctx context.Context) error {
-	files, err := readFiles(n.running.config)
-	if err != nil {
+	var err error
+	if n.running.contents, err = readFiles(n.running.listed); err != nil {
 		return err
 	}
 	last := n.o.State.current
-	n.running.files = digest(files)
+	n.running.files = digest(n.running.contents)
+	n.follow(n.running.listed)
+	n.find(ctx, &n.running)
 	same := last.Generation.Counter > 0 && n.running.source.same(last.source()) && n.running.files == last.Files
 	if !same {
 		n.running.generation = n.next(last.Generation)
 	}
 	n.running.since = n.o.Now()
-	r := n.record(n.running, edit{action: "start", by: "lbd"})
-	err = n.apply(ctx, n.running, files, func() error {
+	action := "start"
+	if back := n.o.State.reverted; back != nil {
+		action = revertAction(*back)
+	}
+	r := n.record(n.running, edit{action: action, Asked: Asked{By: "lbd"}})
+	_, err = n.apply(ctx, n.running, func() error {
 		if same {
 			return nil
 		}
 		// A read-only disk is told, and does not keep a balancer from serving.
-		n.saving = n.store.commit(r)
+		n.saving = n.store.commit(r, n.running.trial)
 		return nil
 	})
 	if err != nil {
@@ -66,6 +85,9 @@ func (n *Node) boot(ctx context.Context) error {
 	}
 	for _, line := range n.loading {
 		n.log.Error(line)
+	}
+	if n.o.State.reverted != nil {
+		n.event(lb.Event{Kind: "config.reverted", Subject: n.running.generation.String(), Detail: action})
 	}
 	n.event(lb.Event{Kind: "config.start", Subject: n.running.generation.String(), Detail: "objects are owned by the " + string(n.running.owner)})
 	return nil
@@ -86,21 +108,37 @@ func (r Record) source() source {
 
 func (n *Node) record(r running, e edit) Record {
 	return Record{
-		Generation: r.generation, Time: n.o.Now().UTC(), By: e.by, Action: e.action,
+		Generation: r.generation, Time: n.o.Now().UTC(), By: e.By, Action: e.action,
 		Owner: r.owner, File: r.file, Settings: string(r.settings), Objects: string(r.objects), Files: r.files,
 	}
 }
 
 // apply hands a configuration to the workers. Whoever calls it keeps run from
 // using sockets meanwhile.
-func (n *Node) apply(ctx context.Context, r running, files map[string][]byte, persist func() error) error {
+func (n *Node) apply(ctx context.Context, r running, persist func() error) ([]Built, error) {
 	// Whoever asked may go away; a change is finished or undone, never left.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
 	defer cancel()
-	return n.o.Fleet.Apply(ctx, Update{
+	files := r.contents
+	if r.found != nil {
+		files = maps.Clone(files)
+		files[lb.FoundFile] = r.found
+	}
+	var mu sync.Mutex // guards built
+	var built []Built
+	err := n.o.Fleet.Apply(ctx, Update{
 		Generation: r.generation.Counter, File: r.file, Document: r.document(),
 		Files: files, Config: r.config, Persist: persist,
+		Built: func(worker string, pid int, took time.Duration, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			built = append(built, Built{worker, pid, took, err})
+		},
 	})
+	mu.Lock()
+	defer mu.Unlock()
+	slices.SortFunc(built, func(a, b Built) int { return strings.Compare(a.Worker, b.Worker) })
+	return built, err
 }
 
 // change carries one edit through: text, validation, files, workers, disk,
@@ -114,31 +152,47 @@ func (n *Node) change(ctx context.Context, e edit) (Applied, error) {
 	}
 	defer n.changes.leave()
 	now := n.snapshot.Load().running
-	if e.match != "" && e.match != now.generation.String() {
-		return Applied{}, fail(Conflict, "look at it with `lbctl config show` and edit again",
-			"the edit began with generation %s; %s runs", e.match, now.generation)
-	}
-	then, files, err := n.build(now, e)
-	if err != nil {
-		n.refused(e, err)
+	if err := e.fits(now.generation); err != nil {
 		return Applied{}, err
 	}
-	done := Applied{Generation: now.generation, DryRun: e.dry, Changes: n.differences(now.config, then.config)}
+	then, err := n.build(ctx, now, e)
+	if err != nil {
+		n.refused(e, err)
+		n.follow(now.listed)
+		return Applied{}, err
+	}
+	done := Applied{Generation: now.generation, DryRun: e.Dry, Changes: n.differences(now.config, then.config), Trial: then.trial}
 	done.Notes = restartNotes(n.booted, then.config)
 	same := then.source.same(now.source) && then.files == now.files
-	if same || e.dry {
-		done.Changed = !same
+	switch {
+	case e.keep && !e.Dry && len(done.Changes) > 0:
+		n.follow(now.listed)
+		return Applied{}, differs(now, done.Changes)
+	case e.Dry, same && (now.trial == nil || then.trial == now.trial):
+		done.Changed, done.Trial = !same, now.trial
 		n.accepted(e)
+		n.follow(now.listed)
 		return done, nil
 	}
 	then.generation = n.next(now.generation)
-	if err := n.switchTo(ctx, then, files, e); err != nil {
+	if done.Workers, err = n.switchTo(ctx, then, e); err != nil {
 		n.refused(e, err)
+		n.follow(now.listed)
 		return Applied{}, err
 	}
 	done.Generation, done.Changed = then.generation, true
-	n.log.Info("configuration changed", "generation", then.generation, "action", e.action, "by", e.by, "differences", len(done.Changes))
+	n.log.Info("configuration changed", "generation", then.generation, "action", e.action, "by", e.By, "differences", len(done.Changes))
 	return done, nil
+}
+
+// differs refuses an edit that was to keep what is served.
+func differs(now running, changes []Difference) error {
+	var some []string
+	for _, c := range changes {
+		some = append(some, c.String())
+	}
+	return fail(Conflict, fmt.Sprintf("`lbctl config show` is what runs: put it into %s; or --discard it", now.file),
+		"what %s says is not what runs (%s): %s", now.file, plural(len(changes), "difference"), someOf(some))
 }
 
 func (n *Node) awaitServing(ctx context.Context) error {
@@ -153,27 +207,31 @@ func (n *Node) awaitServing(ctx context.Context) error {
 }
 
 // build makes a configuration of the edit, whole or not at all.
-func (n *Node) build(now running, e edit) (then running, files map[string][]byte, err error) {
+func (n *Node) build(ctx context.Context, now running, e edit) (then running, err error) {
 	then = running{since: n.o.Now()}
 	if then.source, err = e.next(now); err != nil {
-		return then, nil, err
+		return then, err
 	}
-	if then.config, err = then.source.parse(n.o.State.filters); err != nil {
-		return then, nil, &Error{Kind: Refused, Text: refusal(err, now.generation), Err: err}
+	if then.trial, err = e.begins(now, n.o.Now()); err != nil {
+		return then, err
 	}
-	if then.config.Node.Name != n.booted.Node.Name || then.config.Node.DataDir != n.booted.Node.DataDir {
-		return then, nil, fail(Refused, "restart lbd to change them", "node.name and node.data_dir cannot change while lbd runs. %s", unchanged(now.generation))
+	if then.listed, err = then.source.parse(n.o.State.filters); err != nil {
+		return then, &Error{Kind: Refused, Text: refusal(err, now.generation), Err: err}
 	}
-	if files, err = readFiles(then.config); err != nil {
-		return then, nil, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
+	if then.listed.Node.Name != n.booted.Node.Name || then.listed.Node.DataDir != n.booted.Node.DataDir {
+		return then, fail(Refused, "restart lbd to change them", "node.name and node.data_dir cannot change while lbd runs. %s", unchanged(now.generation))
 	}
-	then.files = digest(files)
-	return then, files, nil
+	if then.contents, err = readFiles(then.listed); err != nil {
+		return then, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
+	}
+	then.files = digest(then.contents)
+	n.find(ctx, &then)
+	return then, nil
 }
 
 // switchTo has the workers build, the disk keep and the loop use a
-// configuration.
-func (n *Node) switchTo(ctx context.Context, then running, files map[string][]byte, e edit) error {
+// configuration. One of the generation that runs needs no keeping.
+func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, error) {
 	now := n.snapshot.Load().running
 	var unsaved error
 	// Until run uses the new configuration, too: no steering of its sockets by
@@ -182,37 +240,55 @@ func (n *Node) switchTo(ctx context.Context, then running, files map[string][]by
 	release := sync.OnceFunc(n.sockets.Unlock)
 	defer n.wake() // steering may have waited
 	defer release()
-	err := n.apply(ctx, then, files, func() error {
-		unsaved = n.store.commit(n.record(then, e))
+	built, err := n.apply(ctx, then, func() error {
+		if then.generation != now.generation {
+			unsaved = n.store.commit(n.record(then, e), then.trial)
+		}
 		return unsaved
 	})
 	switch {
 	case unsaved != nil:
-		return because(unsaved, Unwritable, "make room or give lbd the right to write there", "the change cannot be kept. %s", unchanged(now.generation))
+		return built, because(unsaved, Unwritable, "make room or give lbd the right to write there", "the change cannot be kept. %s", unchanged(now.generation))
 	case err != nil:
-		return &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err}
+		return built, &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err, Workers: built}
 	}
-	return n.do(func() {
+	return built, n.do(func() {
 		release()
-		n.running, n.saving, n.loading = then, nil, nil // the disk is well again
+		n.running = then
 		n.paths.force = true
+		n.follow(then.listed)
+		if then.generation == now.generation {
+			return
+		}
+		n.saving, n.loading = nil, nil // the disk is well again
 		n.acceptedHere(e)
-		n.event(lb.Event{Kind: "config.applied", Subject: then.generation.String(), Detail: e.action + " by " + e.by})
+		n.event(e.event(then.generation))
+		if then.trial != nil && now.trial == nil {
+			n.event(lb.Event{Kind: "config.trial", Subject: then.generation.String(), Detail: fmt.Sprintf("%s returns at %s unless it is confirmed", then.trial.Back, clock(then.trial.Until))})
+		}
 	})
+}
+
+func (e edit) event(g Generation) lb.Event {
+	kind := "config.applied"
+	if strings.HasPrefix(e.action, "revert") {
+		kind = "config.reverted"
+	}
+	return lb.Event{Kind: kind, Subject: g.String(), Detail: e.action + " by " + e.By}
 }
 
 // refused records that an edit came to nothing. Only the file's verdict stays
 // in the status: whoever sent another edit has got the answer.
 func (n *Node) refused(e edit, err error) {
 	n.event(lb.Event{Kind: "config.refused", Subject: e.action, Detail: err.Error()})
-	if e.action != reloadAction || e.dry {
+	if e.action != reloadAction || e.Dry {
 		return
 	}
 	n.do(func() { n.reload = Reload{Time: n.o.Now(), Text: err.Error()} })
 }
 
 func (n *Node) accepted(e edit) {
-	if e.action == reloadAction && !e.dry {
+	if e.action == reloadAction && !e.Dry {
 		n.do(func() { n.acceptedHere(e) })
 	}
 }

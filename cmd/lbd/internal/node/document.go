@@ -17,21 +17,26 @@ func ownedByFile(file string) error {
 }
 
 // Reload reads the file again: SIGHUP and `lbctl config reload`.
-func (n *Node) Reload(ctx context.Context, by string) (Applied, error) {
-	return n.change(ctx, edit{action: reloadAction, by: by, next: func(now running) (source, error) {
-		text, err := readBounded(now.file, maxDocument)
-		if err != nil {
-			return source{}, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
-		}
+func (n *Node) Reload(ctx context.Context, a Asked) (Applied, error) {
+	return n.change(ctx, edit{action: reloadAction, Asked: a, next: func(now running) (source, error) {
 		next := now.source
-		next.settings = text
-		return next, nil
+		var err error
+		next.settings, err = readSettings(now)
+		return next, err
 	}})
 }
 
+func readSettings(now running) ([]byte, error) {
+	text, err := readBounded(now.file, maxDocument)
+	if err != nil {
+		return nil, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
+	}
+	return text, nil
+}
+
 // Apply replaces the objects of the document.
-func (n *Node) Apply(ctx context.Context, text []byte, name, match string, dry bool, by string) (Applied, error) {
-	return n.change(ctx, edit{action: "apply", by: by, match: match, dry: dry, next: func(now running) (source, error) {
+func (n *Node) Apply(ctx context.Context, text []byte, name string, a Asked) (Applied, error) {
+	return n.change(ctx, edit{action: "apply", Asked: a, tries: true, next: func(now running) (source, error) {
 		if now.owner == OwnedFile {
 			return source{}, ownedByFile(now.file)
 		}
@@ -43,7 +48,7 @@ func (n *Node) Apply(ctx context.Context, text []byte, name, match string, dry b
 
 // Diff says what Apply, or a reload of this text, would change.
 func (n *Node) Diff(ctx context.Context, text []byte, name string) ([]Difference, error) {
-	done, err := n.change(ctx, edit{action: "diff", dry: true, next: func(now running) (source, error) {
+	done, err := n.change(ctx, edit{action: "diff", ends: true, Asked: Asked{Dry: true}, next: func(now running) (source, error) {
 		next := now.source
 		if now.owner == OwnedFile {
 			next.settings, next.file = text, name
@@ -56,8 +61,8 @@ func (n *Node) Diff(ctx context.Context, text []byte, name string) ([]Difference
 }
 
 // Adopt moves the objects from the file to the document in data_dir.
-func (n *Node) Adopt(ctx context.Context, by string) (Applied, error) {
-	return n.change(ctx, edit{action: "adopt", by: by, next: func(now running) (source, error) {
+func (n *Node) Adopt(ctx context.Context, a Asked) (Applied, error) {
+	return n.change(ctx, edit{action: "adopt", Asked: a, next: func(now running) (source, error) {
 		if now.owner == OwnedDocument {
 			return now.source, nil
 		}
@@ -67,32 +72,38 @@ func (n *Node) Adopt(ctx context.Context, by string) (Applied, error) {
 	}})
 }
 
-// Rollback makes an earlier generation's objects a new generation.
-func (n *Node) Rollback(ctx context.Context, to, by string) (Applied, error) {
-	g, err := n.find(to)
-	if err != nil {
-		return Applied{}, err
-	}
-	return n.change(ctx, edit{action: "rollback to " + g.String(), by: by, next: func(now running) (source, error) {
+// Release gives the objects back to the file, as they stand in it now. Unless
+// discard is set the file must say what runs: what only the document has would
+// be lost.
+func (n *Node) Release(ctx context.Context, discard bool, a Asked) (Applied, error) {
+	return n.change(ctx, edit{action: "release", Asked: a, keep: !discard, next: func(now running) (source, error) {
 		if now.owner == OwnedFile {
-			return source{}, ownedByFile(now.file)
+			return now.source, nil
 		}
-		r, err := n.store.read(g)
-		if err != nil {
-			return source{}, because(err, NotFound, "`lbctl config history` lists them", "generation %s cannot be read", g)
-		}
-		next := now.source
-		next.objects = []byte(r.Objects)
-		if r.Owner == OwnedFile {
-			next.objects = lb.Objects([]byte(r.Settings))
-		}
-		next.edited = "generation " + g.String()
-		return next, nil
+		next := source{owner: OwnedFile, file: now.file}
+		var err error
+		next.settings, err = readSettings(now)
+		return next, err
 	}})
 }
 
-// find reads "42@edge-1", or "42" when only one node made a 42.
-func (n *Node) find(text string) (Generation, error) {
+// Rollback makes an earlier generation's objects a new generation. It ends a
+// trial: who asks for it has the way to the node.
+func (n *Node) Rollback(ctx context.Context, to string, a Asked) (Applied, error) {
+	g, err := n.named(to)
+	if err != nil {
+		return Applied{}, err
+	}
+	return n.change(ctx, edit{action: "rollback to " + g.String(), Asked: a, tries: true, ends: a.Confirm == 0, next: func(now running) (source, error) {
+		if now.owner == OwnedFile {
+			return source{}, ownedByFile(now.file)
+		}
+		return n.objectsOf(now, g)
+	}})
+}
+
+// named reads "42@edge-1", or "42" when only one node made a 42.
+func (n *Node) named(text string) (Generation, error) {
 	var found []Generation
 	for _, g := range n.store.list() {
 		if g.String() == text || strings.HasPrefix(g.String(), text+"@") {
@@ -115,7 +126,7 @@ func (n *Node) Document(generation string) (string, Generation, error) {
 	if generation == "" || generation == now.generation.String() {
 		return string(now.holder()), now.generation, nil
 	}
-	g, err := n.find(generation)
+	g, err := n.named(generation)
 	if err != nil {
 		return "", g, err
 	}
@@ -159,13 +170,12 @@ type BackendEdit struct {
 	ID     lb.BackendID
 	Weight *int
 	Backup *bool
-	Match  string
 }
 
 // EditBackend changes one backend in the document, and nothing else of it.
-func (n *Node) EditBackend(ctx context.Context, b BackendEdit, by string) (Applied, error) {
+func (n *Node) EditBackend(ctx context.Context, b BackendEdit, a Asked) (Applied, error) {
 	action := fmt.Sprintf("backend %s %s", b.Action, b.ID)
-	return n.change(ctx, edit{action: action, by: by, match: b.Match, next: func(now running) (source, error) {
+	return n.change(ctx, edit{action: action, Asked: a, tries: true, next: func(now running) (source, error) {
 		if now.owner == OwnedFile {
 			return source{}, ownedByFile(now.file)
 		}
@@ -186,13 +196,15 @@ func (b BackendEdit) edit(now running) ([]byte, error) {
 	}
 	old := backend(pool, b.ID.Address)
 	switch {
-	case b.Action == "add" && old != nil:
+	case b.Action == "add" && old != nil && !old.Found:
 		return nil, fail(Conflict, "change it with `lbctl backend set`", "pool %s has the backend %s already", b.ID.Pool, b.ID.Address)
 	case b.Action != "add" && old == nil:
 		return nil, noBackend(b.ID)
+	case b.Action != "add" && old.Found:
+		return nil, fail(Conflict, "change it there, or `lbctl backend drain` and `--override-weight` here", "backend %s is not in the document; %s has it", b.ID, pool.Discover)
 	}
 	then := lb.Backend{Address: b.ID.Address, Weight: 1}
-	if old != nil {
+	if old != nil && !old.Found {
 		then = *old
 	}
 	if b.Weight != nil {

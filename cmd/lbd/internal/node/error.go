@@ -27,6 +27,8 @@ type Error struct {
 	Text string
 	Hint string
 	Err  error // the cause; its text is part of Text
+	// Workers is what each worker answered, when they refused.
+	Workers []Built
 }
 
 func (e *Error) Error() string { return e.Text }

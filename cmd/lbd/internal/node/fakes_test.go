@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -64,8 +65,11 @@ func (f *fakeFleet) Apply(ctx context.Context, u Update) error {
 	defer f.mu.Unlock()
 	if f.refuse != "" {
 		defer func() { f.refuse = "" }()
-		return errors.New(f.refuse)
+		err := errors.New(f.refuse)
+		u.Built("1.0", 4711, time.Millisecond, err)
+		return err
 	}
+	u.Built("1.0", 4711, time.Millisecond, nil)
 	if err := u.Persist(); err != nil {
 		return err
 	}
@@ -73,7 +77,15 @@ func (f *fakeFleet) Apply(ctx context.Context, u Update) error {
 	for i, l := range u.Config.Listeners {
 		f.sockets = append(f.sockets, lb.SteeredBind{Bind: l.Bind, Sockets: []int{100 * (i + 1), 100*(i+1) + 1}, Live: slices.Clone(f.live)})
 	}
-	f.diary.add("fleet: generation %d, %s, files %d", u.Generation, pools(u.Config), len(u.Files))
+	found, err := lb.DecodeFound(u.Files[lb.FoundFile])
+	if err != nil {
+		return err
+	}
+	files := len(u.Files)
+	if found != nil {
+		files--
+	}
+	f.diary.add("fleet: generation %d, %s, files %d", u.Generation, pools(u.Config), files)
 	f.token()
 	return nil
 }
@@ -184,6 +196,84 @@ func (m *fakeMonitor) set(id lb.BackendID, h lb.Health) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.health[id] = h
+}
+
+// fakeDiscovery finds what it was told to.
+type fakeDiscovery struct {
+	diary   *diary
+	changed chan struct{}
+
+	mu       sync.Mutex // guards the fields below
+	found    map[string][]lb.Backend
+	failing  map[string]error
+	followed []lb.Discovery
+}
+
+func (d *fakeDiscovery) Recall(found map[string][]lb.Backend) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, backends := range found {
+		if d.found[name] == nil {
+			d.found[name] = backends
+		}
+	}
+}
+
+func (d *fakeDiscovery) Follow(all []lb.Discovery) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.followed = all
+}
+
+func (d *fakeDiscovery) Await(ctx context.Context, all []lb.Discovery) {
+	for _, s := range all {
+		d.diary.add("discovery: asks %s", s)
+		d.mu.Lock()
+		asked := d.found[s.String()] != nil || d.failing[s.String()] != nil
+		d.mu.Unlock()
+		if !asked {
+			<-ctx.Done()
+		}
+	}
+}
+
+func (d *fakeDiscovery) Found(s lb.Discovery) []lb.Backend {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.found[s.String()]
+}
+
+func (d *fakeDiscovery) Changed() <-chan struct{} { return d.changed }
+
+func (d *fakeDiscovery) Sources() []Source {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var all []Source
+	for _, s := range d.followed {
+		one := Source{Name: s.String(), Backends: len(d.found[s.String()]), Err: d.failing[s.String()]}
+		if one.Err != nil {
+			one.Failing = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// say makes a source answer, or fail.
+func (d *fakeDiscovery) say(name string, err error, addresses ...string) {
+	d.mu.Lock()
+	d.failing[name] = err
+	if err == nil {
+		d.found[name] = []lb.Backend{}
+		for _, a := range addresses {
+			d.found[name] = append(d.found[name], lb.Backend{Address: a, Weight: 1})
+		}
+	}
+	d.mu.Unlock()
+	select {
+	case d.changed <- struct{}{}:
+	default:
+	}
 }
 
 // fakeDatapath notes what it was told, once; err is what Apply answers.

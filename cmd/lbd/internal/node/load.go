@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cirque-lb/lb"
 	"golang.org/x/sys/unix"
@@ -21,10 +22,14 @@ type State struct {
 	source  source
 	config  *lb.Config
 	current Record // the newest generation; its Counter is 0 at a first start
+	trial   *Trial // of the current generation
 	overlay Overlay
+	found   map[string][]lb.Backend // what sources answered last, by source
 	seed    [16]byte
-	refused error    // why the file does not run; the current generation does instead
-	told    []string // what was wrong in data_dir
+	// reverted is what returned because nobody confirmed what came after it.
+	reverted *Generation
+	refused  error    // why the file does not run; the current generation does instead
+	told     []string // what was wrong in data_dir
 }
 
 // Config is the configuration that will run first: what main opens the fleet,
@@ -53,7 +58,27 @@ func Load(file string, filters map[string]func(lb.Node) error) (*State, error) {
 		s.Close()
 		return nil, err
 	}
+	s.revert(time.Now())
 	return s, nil
+}
+
+// revert takes the last change back when the time to confirm it passed while
+// nobody was here to do it. What cannot be taken back now stays on trial, and
+// the node goes on trying.
+func (s *State) revert(now time.Time) {
+	if !s.trial.over(now) || s.source.owner != OwnedDocument {
+		return
+	}
+	back, err := s.store.read(s.trial.Back)
+	if err != nil {
+		return
+	}
+	then := s.source.with(back)
+	c, err := then.parse(s.filters)
+	if err != nil {
+		return
+	}
+	s.source, s.config, s.reverted, s.trial = then, c, &back.Generation, nil
 }
 
 // dataDir is where state is kept. A file that is refused may still say so in
@@ -82,9 +107,11 @@ func (s *State) openStore(dir string) error {
 	}
 	var told []string
 	var err error
-	if s.current, told, err = s.store.last(); err != nil {
+	if s.current, s.trial, told, err = s.store.last(); err != nil {
 		return err
 	}
+	s.told = append(s.told, told...)
+	s.found, told = s.store.readFound()
 	s.told = append(s.told, told...)
 	if s.overlay, told, err = s.store.readOverlay(); err != nil {
 		return err

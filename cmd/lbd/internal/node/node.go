@@ -29,6 +29,8 @@ type Options struct {
 	Monitor  Monitor  // nil: every backend stays unknown, which counts as up
 	Cluster  Cluster  // nil: this node is alone
 	Datapath Datapath // nil: no fast path, DatapathError says why
+	// Discovery is nil when pools have the backends that are listed only.
+	Discovery Discovery
 	// DatapathError is why there is no Datapath; with fastpath.required New fails.
 	DatapathError error
 	Version       string
@@ -76,6 +78,7 @@ type Node struct {
 	overlay Overlay
 	reload  Reload
 	drain   drain
+	finding finding
 	told    *Decision  // what was told last; nil: nothing yet
 	probing *lb.Config // whose targets the monitor has
 	paths   pathState
@@ -83,15 +86,23 @@ type Node struct {
 	address []netip.Addr
 	looked  time.Time // when address was read
 	troubles
+
+	// What the discovery found, as data_dir has it; used by who may change
+	// the configuration.
+	keptFound map[string][]lb.Backend
 }
 
 // running is the configuration in force.
 type running struct {
 	source
 	generation Generation
-	config     *lb.Config
-	files      string // digest of the files it names
+	listed     *lb.Config        // as the text says
+	config     *lb.Config        // with the backends that were found
+	found      []byte            // those, as workers get them
+	contents   map[string][]byte // the files it names
+	files      string            // their digest
 	since      time.Time
+	trial      *Trial // nil: it stays
 }
 
 // Reload is the verdict on the last try to read the file.
@@ -119,6 +130,10 @@ type troubles struct {
 	loading []string // what was wrong in data_dir at the start
 	saving  error    // why the last state could not be written
 	scan    error    // why the interfaces could not be read
+
+	reverting   bool // a change that was not confirmed is being taken back
+	revertAfter time.Time
+	unreverted  error // why the last try came to nothing
 }
 
 // New makes a node; Run brings it to life.
@@ -146,7 +161,11 @@ func New(o Options) (*Node, error) {
 		changes: newGate(), orders: newGate(),
 		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
 	}
-	n.running = running{source: o.State.source, generation: o.State.current.Generation, config: c}
+	n.running = running{source: o.State.source, generation: o.State.current.Generation, listed: c, config: c, trial: o.State.trial}
+	if o.Discovery != nil {
+		n.keptFound = o.State.found
+		o.Discovery.Recall(n.keptFound)
+	}
 	n.publish(Decision{})
 	return n, nil
 }
@@ -192,12 +211,15 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-n.o.Fleet.Changed():
 			n.paths.force = true
 		case <-n.clusterChanged():
+		case <-n.discovered():
+			n.finding.due = true
 		case <-n.noted:
 		case <-ticker.C:
 			if !n.tick() {
 				continue
 			}
 		}
+		n.tickFound()
 		n.settle()
 		if answer != nil {
 			close(answer)
@@ -222,6 +244,8 @@ func (n *Node) clusterChanged() <-chan struct{} {
 func (n *Node) tick() bool {
 	changed := n.look()
 	changed = n.tickDrain() || changed
+	n.tickFound()
+	n.tickTrial()
 	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {
 		n.live.gone, changed = true, true
 	}

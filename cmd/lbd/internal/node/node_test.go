@@ -27,6 +27,7 @@ type lab struct {
 	monitor *fakeMonitor
 	path    *fakeDatapath
 	cluster *fakeCluster
+	finder  *fakeDiscovery
 	node    *Node
 	state   *State
 	stop    func()
@@ -37,6 +38,8 @@ func TestNodeFollowsTheTranscripts(t *testing.T) {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			l := &lab{t: t, dir: dir, file: filepath.Join(dir, "lbd.yaml"), diary: &diary{}}
+			// Its answers are the world's, not the node's.
+			l.finder = &fakeDiscovery{diary: l.diary, changed: make(chan struct{}, 1), found: map[string][]lb.Backend{}, failing: map[string]error{}}
 			script(l.run)
 			l.halt()
 		})
@@ -55,6 +58,10 @@ func (l *lab) run(c command) string {
 
 func (l *lab) command(name string, args []string, body string) string {
 	ctx := l.t.Context()
+	asked := Asked{By: "test", Match: option(args, "match"), Dry: option(args, "dry") != ""}
+	if c := option(args, "confirm"); c != "" {
+		asked.Confirm, _ = time.ParseDuration(c)
+	}
 	switch name {
 	case "file":
 		body = strings.ReplaceAll(body, "DIR", l.dir)
@@ -72,31 +79,39 @@ func (l *lab) command(name string, args []string, body string) string {
 	case "halt":
 		l.halt()
 	case "reload":
-		return l.applied(l.node.Reload(ctx, "test"))
+		return l.applied(l.node.Reload(ctx, asked))
 	case "apply":
-		return l.applied(l.node.Apply(ctx, []byte(body), "new.yaml", option(args, "match"), option(args, "dry") != "", "test"))
+		return l.applied(l.node.Apply(ctx, []byte(body), "new.yaml", asked))
+	case "confirm":
+		return l.applied(l.node.Confirm(ctx, asked))
+	case "release":
+		return l.applied(l.node.Release(ctx, option(args, "discard") != "", asked))
+	case "found":
+		l.finder.say(strings.ReplaceAll(args[0], "_", " "), nil, args[1:]...)
+	case "unfound":
+		l.finder.say(strings.ReplaceAll(args[0], "_", " "), errors.New(strings.Join(args[1:], " ")))
 	case "diff":
 		changes, err := l.node.Diff(ctx, []byte(strings.ReplaceAll(body, "DIR", l.dir)), "new.yaml")
 		return l.applied(Applied{Changes: changes, Generation: l.node.Snapshot().Generation}, err)
 	case "adopt":
-		return l.applied(l.node.Adopt(ctx, "test"))
+		return l.applied(l.node.Adopt(ctx, asked))
 	case "rollback":
-		return l.applied(l.node.Rollback(ctx, args[0], "test"))
+		return l.applied(l.node.Rollback(ctx, args[0], asked))
 	case "edit":
 		e := BackendEdit{Action: args[0], ID: backendID(args[1])}
 		if w := option(args, "weight"); w != "" {
 			n, _ := strconv.Atoi(w)
 			e.Weight = &n
 		}
-		return l.applied(l.node.EditBackend(ctx, e, "test"))
+		return l.applied(l.node.EditBackend(ctx, e, asked))
 	case "order":
-		return l.order(args)
+		return l.order(args, asked)
 	case "drain", "undrain":
-		return failure(l.node.OrderNode(ctx, strings.Join(args, ""), name == "drain", "test"))
+		return failure(l.node.OrderNode(ctx, plain(args), name == "drain", asked))
 	case "leave":
 		go func() { l.diary.add("left: %v", l.node.Leave(ctx)) }()
 	case "upgrade":
-		return failure(l.node.Upgrade(ctx, args[0], "test"))
+		return failure(l.node.Upgrade(ctx, args[0], asked))
 	case "refuse":
 		l.fleet.set(func() { l.fleet.refuse = strings.Join(args, " ") })
 	case "live":
@@ -148,6 +163,16 @@ func (l *lab) command(name string, args []string, body string) string {
 	return ""
 }
 
+// plain is the first argument that is no option.
+func plain(args []string) string {
+	for _, a := range args {
+		if !strings.Contains(a, "=") {
+			return a
+		}
+	}
+	return ""
+}
+
 func option(args []string, name string) string {
 	for _, a := range args {
 		if a == name {
@@ -170,7 +195,7 @@ func (l *lab) start(how string) string {
 		return failure(err)
 	}
 	o := Options{
-		State: state, Fleet: l.fleet, Monitor: l.monitor, Log: slog.New(slog.DiscardHandler),
+		State: state, Fleet: l.fleet, Monitor: l.monitor, Discovery: l.finder, Log: slog.New(slog.DiscardHandler),
 		Addresses: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.11")}, nil },
 	}
 	if how != "start-alone" {
@@ -233,10 +258,13 @@ func (l *lab) applied(a Applied, err error) string {
 	for _, n := range a.Notes {
 		text += "  note: " + n + "\n"
 	}
+	if a.Trial != nil {
+		text += "  on trial: " + a.Trial.Back.String() + " returns\n"
+	}
 	return text
 }
 
-func (l *lab) order(args []string) string {
+func (l *lab) order(args []string, asked Asked) string {
 	o := BackendOrder{ID: backendID(args[1])}
 	yes, no := true, false
 	switch args[0] {
@@ -250,7 +278,7 @@ func (l *lab) order(args []string) string {
 		w, _ := strconv.Atoi(args[2])
 		o.Weight = &w
 	}
-	return failure(l.node.OrderBackend(l.t.Context(), o, "test"))
+	return failure(l.node.OrderBackend(l.t.Context(), o, asked))
 }
 
 func (l *lab) status() string {

@@ -22,11 +22,11 @@ type BackendOrder struct {
 }
 
 // OrderBackend changes a backend's overlay, on disk first.
-func (n *Node) OrderBackend(ctx context.Context, o BackendOrder, by string) error {
+func (n *Node) OrderBackend(ctx context.Context, o BackendOrder, a Asked) error {
 	if o.Weight != nil && (*o.Weight < 0 || *o.Weight > 1000) {
 		return fail(Invalid, "", "a weight is between 0 and 1000, not %d", *o.Weight)
 	}
-	return n.order(ctx, func(now *Snapshot) (Overlay, error) {
+	return n.order(ctx, a, func(now *Snapshot) (Overlay, error) {
 		_, ordered := now.Overlay.Backends[o.ID]
 		pool := now.Config.Pool(o.ID.Pool)
 		if !ordered && (pool == nil || backend(pool, o.ID.Address) == nil) {
@@ -36,7 +36,7 @@ func (n *Node) OrderBackend(ctx context.Context, o BackendOrder, by string) erro
 			return Overlay{}, fail(Busy, "take back orders for backends that are gone", "%d backends have orders already", maxOrders)
 		}
 		return now.Overlay.with(o.ID, o.to(now.Overlay.Backends[o.ID])), nil
-	}, o.event(by))
+	}, o.event(a.By))
 }
 
 func (o BackendOrder) to(a lb.Admin) lb.Admin {
@@ -71,7 +71,7 @@ func (o BackendOrder) event(by string) lb.Event {
 }
 
 // order changes the overlay: decided on what is in force, written, then used.
-func (n *Node) order(ctx context.Context, next func(*Snapshot) (Overlay, error), e lb.Event) error {
+func (n *Node) order(ctx context.Context, a Asked, next func(*Snapshot) (Overlay, error), e lb.Event) error {
 	if err := n.awaitServing(ctx); err != nil {
 		return err
 	}
@@ -79,8 +79,12 @@ func (n *Node) order(ctx context.Context, next func(*Snapshot) (Overlay, error),
 		return err
 	}
 	defer n.orders.leave()
-	overlay, err := next(n.snapshot.Load())
-	if err != nil {
+	now := n.snapshot.Load()
+	if err := a.fits(now.Generation); err != nil {
+		return err
+	}
+	overlay, err := next(now)
+	if err != nil || a.Dry {
 		return err
 	}
 	if err := n.store.writeOverlay(overlay); err != nil {
@@ -95,12 +99,12 @@ func (n *Node) order(ctx context.Context, next func(*Snapshot) (Overlay, error),
 }
 
 // OrderNode drains this node or takes the drain back.
-func (n *Node) OrderNode(ctx context.Context, name string, drain bool, by string) error {
+func (n *Node) OrderNode(ctx context.Context, name string, drain bool, a Asked) error {
 	self := n.booted.Node.Name
 	if name != "" && name != self {
-		return n.otherNode(name, drain)
+		return n.otherNode(name, verb(drain))
 	}
-	return n.order(ctx, func(now *Snapshot) (Overlay, error) {
+	return n.order(ctx, a, func(now *Snapshot) (Overlay, error) {
 		o := now.Overlay
 		switch {
 		case drain && o.DrainSince.IsZero():
@@ -109,7 +113,7 @@ func (n *Node) OrderNode(ctx context.Context, name string, drain bool, by string
 			o.DrainSince = time.Time{}
 		}
 		return o, nil
-	}, lb.Event{Kind: "node." + verb(drain), Subject: self, Detail: "by " + by})
+	}, lb.Event{Kind: "node." + verb(drain), Subject: self, Detail: "by " + a.By})
 }
 
 func verb(drain bool) string {
@@ -119,14 +123,23 @@ func verb(drain bool) string {
 	return "undrain"
 }
 
+// MayLeave refuses a request to leave that is meant for another node or
+// another generation.
+func (n *Node) MayLeave(name string, a Asked) error {
+	if name != "" && name != n.booted.Node.Name {
+		return n.otherNode(name, "leave")
+	}
+	return a.fits(n.snapshot.Load().Generation)
+}
+
 // otherNode says where a drain of another node has to be asked for: only a
 // node itself decides about its weight, and orders do not travel by gossip.
-func (n *Node) otherNode(name string, drain bool) error {
+func (n *Node) otherNode(name, verb string) error {
 	if n.o.Cluster != nil {
 		for _, p := range n.o.Cluster.Peers() {
 			if p.Name == name {
-				return fail(OtherNode, fmt.Sprintf("run `lbctl node %s` on %s (%s)", verb(drain), name, p.Address),
-					"this is %s; only %s itself can %s", n.booted.Node.Name, name, verb(drain))
+				return fail(OtherNode, fmt.Sprintf("run `lbctl node %s` on %s (%s)", verb, name, p.Address),
+					"this is %s; only %s itself can %s", n.booted.Node.Name, name, verb)
 			}
 		}
 	}
@@ -135,7 +148,7 @@ func (n *Node) otherNode(name string, drain bool) error {
 
 // Upgrade replaces the workers by those of another binary. On an error the
 // old ones serve as before.
-func (n *Node) Upgrade(ctx context.Context, binary, by string) error {
+func (n *Node) Upgrade(ctx context.Context, binary string, a Asked) error {
 	if err := n.awaitServing(ctx); err != nil {
 		return err
 	}
@@ -143,8 +156,11 @@ func (n *Node) Upgrade(ctx context.Context, binary, by string) error {
 		return err
 	}
 	defer n.changes.leave()
+	if err := a.fits(n.snapshot.Load().Generation); err != nil || a.Dry {
+		return err
+	}
 	self := n.booted.Node.Name
-	n.event(lb.Event{Kind: "node.upgrade", Subject: self, Detail: "by " + by})
+	n.event(lb.Event{Kind: "node.upgrade", Subject: self, Detail: "by " + a.By})
 	if err := n.o.Fleet.Upgrade(context.WithoutCancel(ctx), binary); err != nil {
 		n.event(lb.Event{Kind: "node.upgrade-failed", Subject: self, Detail: err.Error()})
 		return because(err, NotReady, "", "the upgrade failed and the old workers serve as before")

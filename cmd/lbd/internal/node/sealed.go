@@ -10,13 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
 )
 
 // A sealed file is one line with a checksum, then JSON. It is replaced by a
 // rename after fsync, so that it is old or new, and a file that is neither
-// (a torn disk, an editor) is noticed.
+// (a torn disk, an editor) is noticed. Each file has one temporary name, so
+// that who dies while writing leaves at most one behind, which the next write
+// takes over.
 const sealPrefix = "cirque-state 1 sha256:"
 
 // maxSealed bounds what is read: a document is at most 16 MiB, twice that as JSON.
@@ -31,10 +31,41 @@ func writeSealed(path string, v any) error {
 	}
 	sum := sha256.Sum256(body)
 	text := append([]byte(sealPrefix+hex.EncodeToString(sum[:])+"\n"), body...)
-	if err := renameio.WriteFile(path, text, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
+	fresh := path + ".new"
+	if err := writeSynced(fresh, text); err != nil {
+		os.Remove(fresh)
 		return fmt.Errorf("write %s: %w", path, err)
 	}
+	if err := os.Rename(fresh, path); err != nil {
+		os.Remove(fresh)
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	passed("renamed " + filepath.Base(path))
 	return syncDir(filepath.Dir(path))
+}
+
+// passed is told of each step of a write; tests die there.
+var passed = func(step string) {}
+
+// writeSynced writes a new file and has the disk keep it.
+func writeSynced(path string, text []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	passed("created " + filepath.Base(path))
+	for _, part := range [][]byte{text[:len(text)/2], text[len(text)/2:]} {
+		if _, err := f.Write(part); err != nil {
+			return err
+		}
+		passed("wrote a part of " + filepath.Base(path))
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	passed("synced " + filepath.Base(path))
+	return f.Close()
 }
 
 // syncDir makes a rename in dir survive a power cut.

@@ -38,6 +38,9 @@ type Update struct {
 	// Persist is called once, after every worker has built the update and
 	// before any switches to it. Its error leaves everything as it was.
 	Persist func() error
+	// Built, when set, is told what each worker answered. It may be called
+	// concurrently.
+	Built func(worker string, pid int, took time.Duration, err error)
 }
 
 // Worker is one worker process.
@@ -94,16 +97,57 @@ type Target struct {
 	Check lb.Check
 }
 
-// Report is the last thing a monitor knows of a target.
+// Report is what a monitor knows of a target.
 type Report struct {
 	ID     lb.BackendID
 	Health lb.Health
 	Since  time.Time // of the last change; zero while unknown
+	Reason string    // what the probe saw that made it
+	Streak int       // equal results in a row, the last one included
 	Probes uint64
 	Fails  uint64
-	Last   time.Time     // of the last probe
-	Took   time.Duration // by the last probe
-	Detail string        // what the last probe saw: "status 200"
+	Last   []Probe // newest first, a few
+}
+
+// Probe is what one probe found.
+type Probe struct {
+	At     time.Time
+	OK     bool
+	Took   time.Duration
+	Detail string // "status 200"; "connect: connection refused"
+}
+
+// Detail is what the last probe saw, "" without one.
+func (r Report) Detail() string {
+	if len(r.Last) == 0 {
+		return ""
+	}
+	return r.Last[0].Detail
+}
+
+// Discovery finds the backends that a configuration does not list by address.
+// Whoever makes it sends its events to Node.Note.
+type Discovery interface {
+	// Recall hands over the answers of an earlier life, by source.
+	Recall(map[string][]lb.Backend)
+	Follow([]lb.Discovery) // replaces what is followed; does not wait
+	// Await follows these, too, and returns when each was asked once or ctx
+	// ends.
+	Await(context.Context, []lb.Discovery)
+	Found(lb.Discovery) []lb.Backend // the last good answer; nil: none yet
+	Changed() <-chan struct{}        // a token after an answer or a source's state changed; tokens coalesce
+	Sources() []Source               // by name
+}
+
+// Source is what is known of a source of backends.
+type Source struct {
+	Name     string // lb.Discovery.String
+	Backends int    // of the last good answer
+	Answered time.Time
+	Failing  time.Time // since when; zero: the last question was answered
+	Err      error     // why
+	Asks     uint64
+	Failures uint64
 }
 
 // Cluster knows the other nodes. Whoever makes it sends its events to Node.Note.

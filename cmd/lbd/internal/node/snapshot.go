@@ -28,6 +28,8 @@ type Snapshot struct {
 	Weight     int
 	Drain      DrainStatus
 	Reload     Reload
+	Trial      *Trial   // of the generation; nil: it stays
+	Sources    []Source // of discovered backends
 
 	Crew      []Worker
 	Sockets   []lb.SteeredBind
@@ -67,7 +69,7 @@ func (n *Node) publish(d Decision) {
 		running: n.running, Version: n.o.Version, Started: n.started, Serving: n.told != nil,
 		Name: n.booted.Node.Name, Generation: n.running.generation, Since: n.running.since,
 		Owner: n.running.owner, File: n.running.file, Config: c,
-		Overlay: n.overlay, State: d.State, Ready: d.Ready, Weight: d.Weight, Reload: n.reload,
+		Overlay: n.overlay, State: d.State, Ready: d.Ready, Weight: d.Weight, Reload: n.reload, Trial: n.running.trial,
 		Drain: DrainStatus{n.drain.done != nil, n.drain.empty, n.drain.overdue, n.drain.since, c.Drain.Timeout},
 		VIPs:  d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
 	}
@@ -77,7 +79,10 @@ func (n *Node) publish(d Decision) {
 	if n.o.Cluster != nil {
 		s.Clustered, s.Epochs, s.Peers = true, n.o.Cluster.Epochs(), n.o.Cluster.Peers()
 	}
-	s.Problems = slices.Concat(n.own(), crewProblems(s), clusterProblems(s))
+	if n.o.Discovery != nil {
+		s.Sources = n.o.Discovery.Sources()
+	}
+	s.Problems = slices.Concat(n.own(), sourceProblems(s.Sources, n.finding), crewProblems(s), clusterProblems(s))
 	s.Notes = n.notes(d, s)
 	n.snapshot.Store(s)
 }
@@ -95,6 +100,10 @@ func (n *Node) own() []Problem {
 	}
 	if n.saving != nil {
 		add("data_dir", "the running configuration is not kept: "+n.saving.Error(), "make room or give lbd the right to write there")
+	}
+	if n.unreverted != nil {
+		add("config", fmt.Sprintf("generation %s was not confirmed and cannot be taken back: %s", n.running.generation, firstLine(n.unreverted.Error())),
+			"mend that; it is tried again by itself. Or `lbctl config confirm`")
 	}
 	if n.scan != nil {
 		add("host", n.scan.Error(), "")
@@ -168,6 +177,9 @@ func (n *Node) notes(d Decision, s *Snapshot) []string {
 	}
 	if s.Owner == OwnedDocument && len(strings.TrimSpace(string(lb.Objects(n.running.settings)))) > 0 {
 		notes = append(notes, fmt.Sprintf("the objects in %s are not used: `lbctl config adopt` moved them to the document", s.File))
+	}
+	if t := s.Trial; t != nil {
+		notes = append(notes, fmt.Sprintf("generation %s is on trial: %s returns at %s unless `lbctl config confirm` keeps it", s.Generation, t.Back, clock(t.Until)))
 	}
 	if s.Serving {
 		notes = append(notes, n.o.Fleet.Notes()...)

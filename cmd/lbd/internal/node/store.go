@@ -84,6 +84,7 @@ func (s store) generations() string { return filepath.Join(s.dir, "generations")
 func (s store) overlay() string     { return filepath.Join(s.dir, "overlay.json") }
 func (s store) current() string     { return filepath.Join(s.dir, "current.json") }
 func (s store) seed() string        { return filepath.Join(s.dir, "seed.json") }
+func (s store) found() string       { return filepath.Join(s.dir, "found.json") }
 
 func (s store) record(g Generation) string {
 	return filepath.Join(s.generations(), fmt.Sprintf("%012d@%s.json", g.Counter, g.Node))
@@ -92,30 +93,35 @@ func (s store) record(g Generation) string {
 // pointer is the content of current.json.
 type pointer struct {
 	Generation Generation `json:"generation"`
+	Trial      *Trial     `json:"trial,omitempty"`
 }
 
 // commit makes r the current generation: the record first, then the pointer,
 // so that the pointer never names what is not there.
-func (s store) commit(r Record) error {
+func (s store) commit(r Record, t *Trial) error {
 	if err := os.MkdirAll(s.generations(), 0o700); err != nil {
 		return fmt.Errorf("make %s: %w", s.generations(), err)
 	}
 	if err := writeSealed(s.record(r.Generation), r); err != nil {
 		return err
 	}
-	if err := writeSealed(s.current(), pointer{r.Generation}); err != nil {
+	if err := s.point(r.Generation, t); err != nil {
+		os.Remove(s.record(r.Generation)) // nobody was told of it
 		return err
 	}
-	s.prune(r.Generation)
+	s.prune(r.Generation, t)
 	return nil
 }
 
+// point makes g the current generation, or changes its trial.
+func (s store) point(g Generation, t *Trial) error { return writeSealed(s.current(), pointer{g, t}) }
+
 // prune removes the oldest generations beyond what is kept. A file that cannot
 // be removed is tried again by the next commit.
-func (s store) prune(current Generation) {
+func (s store) prune(current Generation, t *Trial) {
 	all := s.list()
 	for _, g := range all[:max(0, len(all)-kept)] {
-		if g != current {
+		if g != current && (t == nil || g != t.Back) {
 			os.Remove(s.record(g))
 		}
 	}
@@ -148,23 +154,34 @@ func (s store) read(g Generation) (Record, error) {
 
 // last gives the current generation. When its files are corrupt they are set
 // aside and the newest good generation stands in; what was wrong is told.
-func (s store) last() (r Record, told []string, err error) {
+func (s store) last() (r Record, t *Trial, told []string, err error) {
 	var p pointer
 	err = readSealed(s.current(), &p)
 	if err == nil {
 		if r, err = s.read(p.Generation); err == nil {
-			return r, nil, nil
+			s.forget(p.Generation)
+			return r, p.Trial, nil, nil
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) && len(s.list()) == 0 {
-		return Record{}, nil, nil // a first start
+		return Record{}, nil, nil, nil // a first start
 	}
 	if errors.Is(err, errCorrupt) || errors.Is(err, fs.ErrNotExist) {
 		told = append(told, s.aside(s.current(), err))
 		r, more := s.newestGood()
-		return r, append(told, more...), nil
+		return r, nil, append(told, more...), nil
 	}
-	return Record{}, nil, err
+	return Record{}, nil, nil, err
+}
+
+// forget removes records that this node wrote after its current generation:
+// it died before it pointed to them, and nobody was told of them.
+func (s store) forget(current Generation) {
+	for _, g := range s.list() {
+		if g.Node == current.Node && g.Counter > current.Counter {
+			os.Remove(s.record(g))
+		}
+	}
 }
 
 // newestGood finds the newest generation whose file is whole.
@@ -205,6 +222,23 @@ func (s store) writeOverlay(o Overlay) error {
 		return fmt.Errorf("make %s: %w", s.dir, err)
 	}
 	return writeSealed(s.overlay(), o)
+}
+
+// readFound gives what sources answered last. Corrupt, it is set aside: the
+// sources are asked again anyway.
+func (s store) readFound() (found map[string][]lb.Backend, told []string) {
+	err := readSealed(s.found(), &found)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return found, nil
+	}
+	return nil, []string{s.aside(s.found(), err) + "; discovered backends are unknown until their sources answer"}
+}
+
+func (s store) writeFound(found map[string][]lb.Backend) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", s.dir, err)
+	}
+	return writeSealed(s.found(), found)
 }
 
 // ownSeed is the row hash's secret seed of a node without a cluster: made

@@ -19,7 +19,7 @@ func record(n uint64) Record {
 func commitAll(t *testing.T, s store, from, to uint64) {
 	t.Helper()
 	for n := from; n <= to; n++ {
-		if err := s.commit(record(n)); err != nil {
+		if err := s.commit(record(n), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -52,7 +52,7 @@ func TestACorruptStateFileIsSetAsideAndTold(t *testing.T) {
 			if err := c.spoil(filepath.Join(s.dir, c.file)); err != nil {
 				t.Fatal(err)
 			}
-			r, told, err := s.last()
+			r, _, told, err := s.last()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -76,7 +77,7 @@ func (f *Fleet) applyFirst(ctx context.Context, u Update) error {
 		if err := m.conn.hold(ready, opened); err != nil {
 			return err
 		}
-		return m.conn.prepare(ready, u.wire())
+		return u.prepare(ready, m)
 	})
 	if err == nil {
 		if err = f.seal(opened, u); err != nil {
@@ -168,12 +169,22 @@ func (f *Fleet) prepareAll(ctx context.Context, c *crew, opened []*group, u Upda
 		if err := m.conn.hold(ctx, opened); err != nil {
 			return fmt.Errorf("worker %s (pid %d): %w", m.name(), m.pid, err)
 		}
-		err := m.conn.prepare(ctx, u.wire())
+		err := u.prepare(ctx, m)
 		if err == nil || aboutDocument(err) {
 			return err
 		}
 		return fmt.Errorf("worker %s (pid %d) refuses the configuration: %w", m.name(), m.pid, err)
 	})
+}
+
+// prepare has one worker build the update, and tells what it answered.
+func (u Update) prepare(ctx context.Context, m *member) error {
+	began := time.Now()
+	err := m.conn.prepare(ctx, u.wire())
+	if u.Built != nil {
+		u.Built(m.name(), m.pid, time.Since(began), err)
+	}
+	return err
 }
 
 // revive starts the workers of a crew that is down as a whole, perhaps because
@@ -191,7 +202,7 @@ func (f *Fleet) revive(ctx context.Context, c *crew, opened []*group, u Update) 
 	if err := m.conn.hold(ready, groups); err != nil {
 		return m.failedStart(err)
 	}
-	if err := m.conn.prepare(ready, u.wire()); err != nil {
+	if err := u.prepare(ready, m); err != nil {
 		return m.failedStart(err)
 	}
 	return nil

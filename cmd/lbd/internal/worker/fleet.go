@@ -58,6 +58,9 @@ type Update struct {
 	// Persist, when set, is called once every worker has built the document and
 	// before any worker switches to it. Its error leaves everything as it was.
 	Persist func() error
+	// Built, when set, is told what each worker answered. It may be called
+	// concurrently.
+	Built func(worker string, pid int, took time.Duration, err error)
 }
 
 // WorkerInfo is what is known of one worker process.
