@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz bench bench-l4 generate clean
+.PHONY: build run lab test check race fuzz bench bench-l4 behaviours generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -37,6 +37,9 @@ fuzz: ## every fuzz target, FUZZTIME each
 bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root
 	$(GO) run ./bench/l7
 	@if [ $$(id -u) = 0 ]; then $(MAKE) --no-print-directory bench-l4; else echo "ns per packet: skipped, needs root"; fi
+
+behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile messages; PEER=nginx for one
+	$(GO) run ./bench/behave $(if $(PEER),-peer $(PEER))
 
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4

@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/bench/rig"
 	"github.com/cirque-lb/lb/l7"
 	"github.com/cirque-lb/lb/l7/filter"
 )
@@ -24,23 +25,20 @@ func TestBehaviours(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.ln.Close()
-	w := &world{origin: o, second: true, headTimeout: 10 * time.Second}
-	w.proxy = startProxy(t, fmt.Sprintf(`
-listeners: { web: { bind: "127.0.0.1:1" } }
-routes:
-  - { match: { path: /two/ }, pool: two }
-  - { match: { path: /none/ }, pool: none }
-  - { match: { path: /hang/ }, pool: hang }
-  - { match: { path: /both/ }, pool: both }
-  - { match: { path: /slow/ }, timeout: { request: 500ms }, pool: app }
-  - pool: app
-pools:
-  app: { backends: [%[1]q] }
-  two: { backends: [%[2]q, %[1]q] }
-  both: { backends: [%[3]q, %[1]q], connections: { connect_timeout: 300ms } }
-  none: { backends: [%[2]q] }
-  hang: { backends: [%[3]q], connections: { connect_timeout: 300ms } }
-`, o.ln.Addr().String(), freeAddr(), hangingAddr(t)))
+	backend, err := startOriginH2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.ln.Close()
+	hangs, release, err := hangingAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend}
+	w.proxy, w.drain = startProxy(t, strings.NewReplacer("{origin}", o.ln.Addr().String(), "{dead}", rig.FreeAddr(),
+		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String()).Replace(`listeners: { web: { bind: "127.0.0.1:1" } }`+labDocument))
+	w.h2 = w.proxy
 	for _, b := range all() {
 		t.Run(b.name, func(t *testing.T) {
 			if b.slow && testing.Short() {
@@ -53,8 +51,8 @@ pools:
 	}
 }
 
-// startProxy runs a proxy and returns its address.
-func startProxy(t *testing.T, document string) string {
+// startProxy runs a proxy and returns its address and what makes it drain.
+func startProxy(t *testing.T, document string) (string, func() error) {
 	t.Helper()
 	config, err := lb.Parse([]byte(document), lb.Options{Filters: filter.Check()})
 	if err != nil {
@@ -81,7 +79,7 @@ func startProxy(t *testing.T, document string) string {
 	if err := p.Accept(0, "web", duplicate(t, ln)); err != nil {
 		t.Fatal(err)
 	}
-	return ln.Addr().String()
+	return ln.Addr().String(), func() error { p.Drain(time.Now().Add(5 * time.Second)); return nil }
 }
 
 func duplicate(t *testing.T, ln net.Listener) (fd int) {
@@ -94,35 +92,6 @@ func duplicate(t *testing.T, ln net.Listener) (fd int) {
 		t.Fatal(err)
 	}
 	return fd
-}
-
-// hangingAddr is the address of a socket whose accept queue is full: a SYN to
-// it is never answered.
-func hangingAddr(t *testing.T) string {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Listen(fd, 0); err != nil {
-		t.Fatal(err)
-	}
-	name, err := unix.Getsockname(fd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
-	for range 4 {
-		c, err := net.DialTimeout("tcp", addr, 50*time.Millisecond)
-		if err != nil {
-			break
-		}
-		t.Cleanup(func() { c.Close() })
-	}
-	return addr
 }
 
 func TestPatterns(t *testing.T) {

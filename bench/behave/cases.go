@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -20,7 +21,7 @@ type behaviour struct {
 
 // all are the behaviours, by section.
 func all() []behaviour {
-	return append(append(requestCases(), upgradeCases()...), upstreamCases()...)
+	return slices.Concat(requestCases(), upgradeCases(), upstreamCases(), h2Cases())
 }
 
 // met returns the index in want of the outcome, or -1.

@@ -54,8 +54,10 @@ func upstreamCases() []behaviour {
 }
 
 // wait polls until a condition holds; a case that is right sees it at once.
-func (w *world) wait(holds func() bool) bool {
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+func (w *world) wait(holds func() bool) bool { return w.waitFor(patience, holds) }
+
+func (w *world) waitFor(most time.Duration, holds func() bool) bool {
+	for end := time.Now().Add(most); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if holds() {
 			return true
 		}

@@ -1,52 +1,81 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/bench/rig"
 )
 
 // peer is a proxy that we start ourselves.
 type peer struct {
-	name    string
-	command func(dir, config string) *exec.Cmd
-	config  string // with %[1]s the port to serve and %[2]s the origin
-	head    time.Duration
+	rig.Proxy
+	head   time.Duration // its time-out for a whole head
+	second bool          // it has our lab's routes
 }
 
+// labDocument is our configuration without listeners: {origin}, one that is
+// {dead}, one that {hangs}, one that speaks HTTP/2 at {backendh2}.
+const labDocument = `
+routes:
+  - { match: { path: /two/ }, pool: two }
+  - { match: { path: /none/ }, pool: none }
+  - { match: { path: /hang/ }, pool: hang }
+  - { match: { path: /both/ }, pool: both }
+  - { match: { path: /slow/ }, timeout: { request: 500ms }, pool: app }
+  - { match: { path: /h2/ }, pool: h2 }
+  - pool: app
+pools:
+  app: { backends: ["{origin}"] }
+  two: { backends: ["{dead}", "{origin}"] }
+  both: { backends: ["{hangs}", "{origin}"], connections: { connect_timeout: 300ms } }
+  none: { backends: ["{dead}"] }
+  hang: { backends: ["{hangs}"], connections: { connect_timeout: 300ms } }
+  h2: { backends: ["{backendh2}"], protocol: http2 }
+`
+
 var peers = []peer{
-	{"lbd", func(dir, config string) *exec.Cmd { return exec.Command("bin/lbd", "run", "-c", config) }, `
-node: { data_dir: %[3]s/data, run_dir: %[3]s/run }
+	{rig.Proxy{Name: "lbd", Drain: syscall.SIGTERM, Command: func(dir, config string) *exec.Cmd {
+		return exec.Command("bin/lbd", "run", "-c", config)
+	}, Config: `
+node: { data_dir: "{dir}/data", run_dir: "{dir}/run" }
 workers: { processes: 1, threads: 1 }
 fastpath: { mode: off }
 log: { level: error, access: off }
-listeners: { web: { bind: "127.0.0.1:%[1]s" } }
-routes: [ { pool: app } ]
-pools: { app: { backends: ["%[2]s"] } }
-`, 10 * time.Second},
-	{"nginx", func(dir, config string) *exec.Cmd { return exec.Command("nginx", "-p", dir, "-c", config) }, `
+admin: { http: "" }
+listeners: { web: { bind: "127.0.0.1:{port}" } }
+` + labDocument}, 10 * time.Second, true},
+	{rig.Proxy{Name: "nginx", Drain: syscall.SIGQUIT, Command: func(dir, config string) *exec.Cmd {
+		return exec.Command("nginx", "-p", dir, "-c", config)
+	}, Config: `
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events { }
 http {
   access_log off; client_header_timeout 3s; client_body_timeout 3s;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
-  upstream app { server %[2]s; keepalive 16; }
+  upstream app { server {origin}; keepalive 16; }
   server {
-    listen 127.0.0.1:%[1]s;
+    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{h2} http2;
     location / {
-      proxy_pass http://app; proxy_http_version 1.1;
+      proxy_pass http://app; proxy_http_version 1.1; proxy_request_buffering off;
       proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
       proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;
     }
   }
 }
-`, 3 * time.Second},
-	{"haproxy", func(dir, config string) *exec.Cmd { return exec.Command("haproxy", "-f", config) }, `
+`}, 3 * time.Second, false},
+	{rig.Proxy{Name: "haproxy", Drain: syscall.SIGUSR1, Command: func(dir, config string) *exec.Cmd {
+		return exec.Command("haproxy", "-f", config)
+	}, Config: `
 global
   nbthread 1
 defaults
@@ -60,24 +89,29 @@ defaults
   retries 1
   option redispatch
 frontend web
-  bind 127.0.0.1:%[1]s
+  bind 127.0.0.1:{port}
+  bind 127.0.0.1:{h2} proto h2
   default_backend app
 backend app
-  server one %[2]s
-`, 3 * time.Second},
+  server one {origin}
+`}, 3 * time.Second, false},
 }
 
 // comparePeers runs every behaviour against each proxy that is installed.
-func comparePeers(o *origin) error {
+func comparePeers(o *origin, only string) error {
 	var names []string
 	var outcomes [][]string
 	for i := range peers {
-		w, stop, err := peers[i].start(o)
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "behave: skip %s: %v\n", peers[i].name, err)
+		p := &peers[i]
+		if only != "" && p.Name != only {
 			continue
 		}
-		names = append(names, peers[i].name)
+		w, stop, err := p.start(o)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "behave: skip %s: %v\n", p.Name, err)
+			continue
+		}
+		names = append(names, p.Name)
 		outcomes = append(outcomes, w.all())
 		stop()
 	}
@@ -87,53 +121,59 @@ func comparePeers(o *origin) error {
 	return report(names, outcomes)
 }
 
+// start runs a peer and what our lab's routes lead to.
 func (p *peer) start(o *origin) (*world, func(), error) {
-	dir, err := os.MkdirTemp("", "behave-")
+	backend, err := startOriginH2()
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := os.Chmod(dir, 0o777); err != nil { // workers may be somebody else
+	hangs, release, err := hangingAddr()
+	if err != nil {
 		return nil, nil, err
 	}
-	addr := freeAddr()
-	_, port, _ := net.SplitHostPort(addr)
-	config := filepath.Join(dir, "config")
-	if err := os.WriteFile(config, fmt.Appendf(nil, p.config, port, o.ln.Addr(), dir), 0o644); err != nil {
-		return nil, nil, err
-	}
-	cmd := p.command(dir, config)
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its workers end with it
-	if err := cmd.Start(); err != nil {
-		os.RemoveAll(dir)
-		return nil, nil, err
-	}
+	r, err := p.Start(o.ln.Addr().String(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String())
 	stop := func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		time.AfterFunc(5*time.Second, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
-		cmd.Wait()
-		os.RemoveAll(dir)
-	}
-	w := &world{proxy: addr, origin: o, headTimeout: p.head}
-	if !w.wait(func() bool {
-		c, err := w.dial()
-		if err == nil {
-			c.Close()
+		if r != nil {
+			r.Stop()
 		}
-		return err == nil
-	}) {
-		stop()
-		return nil, nil, fmt.Errorf("%s does not answer at %s", p.name, addr)
+		release()
+		backend.ln.Close()
 	}
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	w := &world{proxy: r.Addr, h2: r.H2, origin: o, headTimeout: p.head, second: p.second, backendH2: backend, drain: r.Drain}
 	return w, stop, nil
 }
 
-// freeAddr is an address that was free a moment ago.
-func freeAddr() string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// hangingAddr is the address of a socket whose accept queue is full: a SYN to
+// it is never answered.
+func hangingAddr() (addr string, release func(), err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return "127.0.0.1:0"
+		return "", nil, err
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	var fill []net.Conn
+	release = func() {
+		for _, c := range fill {
+			c.Close()
+		}
+		unix.Close(fd)
+	}
+	err = errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0))
+	name, nameErr := unix.Getsockname(fd)
+	if err = errors.Join(err, nameErr); err != nil {
+		release()
+		return "", nil, err
+	}
+	addr = fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	for range 4 {
+		c, err := net.DialTimeout("tcp", addr, 50*time.Millisecond)
+		if err != nil {
+			break
+		}
+		fill = append(fill, c)
+	}
+	return addr, release, nil
 }

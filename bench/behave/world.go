@@ -20,7 +20,11 @@ const patience = 3 * time.Second
 // run one after the other.
 type world struct {
 	proxy  string
+	h2     string // speaks HTTP/2 in clear text
 	origin *origin
+	// backendH2 is behind /h2/, drain makes the proxy leave; either may be nil.
+	backendH2 *originH2
+	drain     func() error
 	// second says that the proxy routes /two/ to a dead backend and the origin,
 	// /none/ to the dead one, /hang/ to an address that never accepts, /both/ to
 	// that and the origin, /slow/ to the origin with a short response time-out.
