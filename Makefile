@@ -44,6 +44,9 @@ behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile mess
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4
 
+bench-idle: build ## 100 000 idle connections: bytes each, and a request beside them
+	$(GO) run ./bench/idle
+
 generate: ## BPF objects from their sources; needs clang-19 and llvm-19
 	$(GO) generate ./bpf
 

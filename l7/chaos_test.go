@@ -108,8 +108,8 @@ func remains(l *lab) string {
 	for _, th := range l.proxy.threads {
 		done := make(chan bool)
 		th.loop.Post(func() {
-			if len(th.active) > 0 || len(th.clients) > 0 {
-				text = fmt.Sprintf("%d exchanges, %d clients", len(th.active), len(th.clients))
+			if len(th.active) > 0 || th.clients.n > 0 {
+				text = fmt.Sprintf("%d exchanges, %d clients", len(th.active), th.clients.n)
 			}
 			close(done)
 		})

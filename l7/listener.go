@@ -130,30 +130,42 @@ type clientConn interface {
 	index() *int // its place in the list
 }
 
-// clientList holds a thread's client connections; each knows its place.
-type clientList []clientConn
+// clientList holds a thread's client connections; each knows its place. It is
+// kept in pages, so that growing copies nothing and leaves nothing behind.
+type clientList struct {
+	pages []*[clientPage]clientConn
+	n     int
+}
+
+const clientPage = 512
+
+func (l *clientList) at(i int) *clientConn { return &l.pages[i/clientPage][i%clientPage] }
 
 func (l *clientList) add(c clientConn) {
-	*c.index() = len(*l)
-	*l = append(*l, c)
+	if l.n == len(l.pages)*clientPage {
+		l.pages = append(l.pages, new([clientPage]clientConn))
+	}
+	*c.index() = l.n
+	*l.at(l.n) = c
+	l.n++
 }
 
 func (l *clientList) remove(c clientConn) {
-	i, last := *c.index(), len(*l)-1
-	if i > last || (*l)[i] != c {
+	i, last := *c.index(), l.n-1
+	if i > last || *l.at(i) != c {
 		return
 	}
-	(*l)[i] = (*l)[last]
-	*(*l)[i].index() = i
-	(*l)[last] = nil
-	*l = (*l)[:last]
+	moved := *l.at(last)
+	*l.at(i), *moved.index() = moved, i
+	*l.at(last) = nil
+	l.n--
 }
 
 // each calls f with every connection there is now; f may remove it.
 func (l *clientList) each(f func(clientConn)) {
-	for i := len(*l) - 1; i >= 0; i-- {
-		if i < len(*l) {
-			f((*l)[i])
+	for i := l.n - 1; i >= 0; i-- {
+		if i < l.n {
+			f(*l.at(i))
 		}
 	}
 }

@@ -12,11 +12,10 @@ import (
 // register puts a descriptor under epoll's eye.
 func (l *Loop) register(fd int, events uint32, t target) (index, generation uint32, err error) {
 	if len(l.free) == 0 {
-		l.free = append(l.free, uint32(len(l.table)))
-		l.table = append(l.table, entry{})
+		l.grow()
 	}
 	index = l.free[len(l.free)-1]
-	e := &l.table[index]
+	e := l.entry(index)
 	if err := l.control(unix.EPOLL_CTL_ADD, fd, events, index, e.generation); err != nil {
 		return 0, 0, fmt.Errorf("add descriptor %d to epoll: %w", fd, err)
 	}
@@ -25,9 +24,20 @@ func (l *Loop) register(fd int, events uint32, t target) (index, generation uint
 	return index, e.generation, nil
 }
 
+// grow makes room for one more page of descriptors.
+func (l *Loop) grow() {
+	first := uint32(len(l.table) * pageSize)
+	l.table = append(l.table, new([pageSize]entry))
+	for i := range uint32(pageSize) {
+		l.free = append(l.free, first+pageSize-1-i)
+	}
+}
+
+func (l *Loop) entry(index uint32) *entry { return &l.table[index/pageSize][index%pageSize] }
+
 // release frees an index; events under way for it are stale from now on.
 func (l *Loop) release(index uint32) {
-	e := &l.table[index]
+	e := l.entry(index)
 	e.generation++
 	e.target = nil
 	l.free = append(l.free, index)

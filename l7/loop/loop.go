@@ -34,9 +34,9 @@ const (
 // Loop is one thread's reactor.
 type Loop struct {
 	epoll  int
-	wake   int // eventfd
-	table  []entry
-	free   []uint32 // indices into table
+	wake   int                // eventfd
+	table  []*[pageSize]entry // in pages, so that growing copies and leaves nothing
+	free   []uint32           // indices into table
 	events [256]unix.EpollEvent
 	input  []byte // what every read of this loop reads into
 
@@ -70,6 +70,9 @@ type entry struct {
 	generation uint32
 	target     target
 }
+
+// pageSize is how many entries the table grows by.
+const pageSize = 256
 
 // target is told of its descriptor's events.
 type target interface{ ready(events uint32) }
@@ -106,9 +109,11 @@ func New() (*Loop, error) {
 // Close gives the descriptors of a loop back that does not run; the connections
 // and listeners on it are closed without a word.
 func (l *Loop) Close() {
-	for i := range l.table {
-		if c, ok := l.table[i].target.(interface{ abandon() }); ok {
-			c.abandon()
+	for _, page := range l.table {
+		for i := range page {
+			if c, ok := page[i].target.(interface{ abandon() }); ok {
+				c.abandon()
+			}
 		}
 	}
 	l.table = nil
@@ -173,7 +178,7 @@ func (l *Loop) noteTurn(end time.Duration) {
 func (l *Loop) dispatch(n int) {
 	for i := range n {
 		e := &l.events[i]
-		entry := &l.table[uint32(e.Fd)]
+		entry := l.entry(uint32(e.Fd))
 		if entry.generation == uint32(e.Pad) && entry.target != nil {
 			entry.target.ready(e.Events)
 		}
