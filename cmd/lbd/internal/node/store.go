@@ -163,7 +163,7 @@ func (s store) last() (r Record, t *Trial, told []string, err error) {
 			return r, p.Trial, nil, nil
 		}
 	}
-	if errors.Is(err, fs.ErrNotExist) && len(s.list()) == 0 {
+	if errors.Is(err, fs.ErrNotExist) && s.fresh() {
 		return Record{}, nil, nil, nil // a first start
 	}
 	if errors.Is(err, errCorrupt) || errors.Is(err, fs.ErrNotExist) {
@@ -172,6 +172,13 @@ func (s store) last() (r Record, t *Trial, told []string, err error) {
 		return r, nil, append(told, more...), nil
 	}
 	return Record{}, nil, nil, err
+}
+
+// fresh reports whether nothing was ever committed here: there is no record, or
+// only the one of a first commit that did not get as far as the pointer.
+func (s store) fresh() bool {
+	all := s.list()
+	return len(all) == 0 || len(all) == 1 && all[0].Counter == 1
 }
 
 // forget removes records that this node wrote after its current generation:
@@ -246,18 +253,20 @@ func (s store) writeFound(found map[string][]lb.Backend) error {
 // a new one is made, and told.
 func (s store) ownSeed() (seed [16]byte, told []string) {
 	var text string
-	if err := readSealed(s.seed(), &text); err == nil {
-		if raw, err := hex.DecodeString(text); err == nil && len(raw) == len(seed) {
-			return [16]byte(raw), nil
-		}
+	err := readSealed(s.seed(), &text)
+	if raw, bad := hex.DecodeString(text); err == nil && bad == nil && len(raw) == len(seed) {
+		return [16]byte(raw), nil
+	}
+	if errors.Is(err, errCorrupt) {
+		told = append(told, s.aside(s.seed(), err)+"; flows of VIPs move to other rows")
 	}
 	rand.Read(seed[:]) // never fails
-	err := os.MkdirAll(s.dir, 0o700)
+	err = os.MkdirAll(s.dir, 0o700)
 	if err == nil {
 		err = writeSealed(s.seed(), hex.EncodeToString(seed[:]))
 	}
 	if err != nil {
-		told = []string{fmt.Sprintf("keep the row hash's seed: %v; the next start makes another", err)}
+		told = append(told, fmt.Sprintf("keep the row hash's seed: %v; the next start makes another", err))
 	}
 	return seed, told
 }
