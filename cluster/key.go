@@ -10,8 +10,8 @@ import (
 	"fmt"
 )
 
-// Key is a cluster's secret: gossip is encrypted with it, the flow hash's seed
-// and the encapsulation tag are derived from it.
+// Key is a cluster's secret: gossip is encrypted with it, the flow hash's seed,
+// the encapsulation tag and the secret of session tickets are derived from it.
 type Key [32]byte
 
 // NewKey makes a random key.
@@ -78,6 +78,10 @@ func (c *Cluster) Tags() []uint32 {
 	}
 	return tags
 }
+
+// TicketSecret is what keys of TLS session tickets are made of: with the same
+// at every node, a session that one began can be resumed at another.
+func (k Key) TicketSecret() []byte { return derive(k[:], "lb session tickets", 32) }
 
 func derive(secret []byte, use string, n int) []byte {
 	out, err := hkdf.Key(sha256.New, secret, nil, use, n)

@@ -151,18 +151,33 @@ func (g gossip) Peers() []node.Peer {
 	return out
 }
 
-// openCluster joins nobody yet. note is told of members and epochs.
-func openCluster(c *lb.Config, boot lb.BootID, log *slog.Logger, note func(lb.Event)) (*cluster.Cluster, error) {
-	var keys []cluster.Key
-	if c.Cluster.KeyFile != "" {
-		text, err := os.ReadFile(c.Cluster.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("cluster.key_file: %w", err)
-		}
-		if keys, err = cluster.ParseKeys(text); err != nil {
-			return nil, fmt.Errorf("cluster.key_file %s: %w", c.Cluster.KeyFile, err)
-		}
+// clusterKeys reads cluster.key_file; none without.
+func clusterKeys(c *lb.ClusterSettings) ([]cluster.Key, error) {
+	if c == nil || c.KeyFile == "" {
+		return nil, nil
 	}
+	text, err := os.ReadFile(c.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.key_file: %w", err)
+	}
+	keys, err := cluster.ParseKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("cluster.key_file %s: %w", c.KeyFile, err)
+	}
+	return keys, nil
+}
+
+// ticketSecrets are those of a cluster, so that all its nodes have the same.
+func ticketSecrets(keys []cluster.Key) [][]byte {
+	var secrets [][]byte
+	for _, k := range keys {
+		secrets = append(secrets, k.TicketSecret())
+	}
+	return secrets
+}
+
+// openCluster joins nobody yet. note is told of members and epochs.
+func openCluster(c *lb.Config, keys []cluster.Key, boot lb.BootID, log *slog.Logger, note func(lb.Event)) (*cluster.Cluster, error) {
 	return cluster.Open(cluster.Options{
 		Name: c.Cluster.Name,
 		Self: lb.Member{Name: c.Node.Name, Boot: boot, Address: c.Node.Address, Weight: worker.Slots(c.Workers)},

@@ -131,8 +131,12 @@ func newLog(l lb.LogSettings) *slog.Logger {
 // open makes all parts. Nothing serves yet, except adopted workers.
 func (d *daemon) open(binary string) error {
 	c := d.config
+	keys, err := clusterKeys(c.Cluster)
+	if err != nil {
+		return err
+	}
 	workers, err := worker.OpenFleet(context.Background(), worker.Options{
-		RunDir: c.Node.RunDir, Binary: binary, Version: thisVersion(), Parse: parse, Log: d.log,
+		RunDir: c.Node.RunDir, Binary: binary, Version: thisVersion(), Parse: parse, Log: d.log, Tickets: ticketSecrets(keys),
 	})
 	if err != nil {
 		return err
@@ -155,7 +159,7 @@ func (d *daemon) open(binary string) error {
 	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
 	d.found = discover.New(discover.Options{Note: note})
 	if c.Cluster != nil {
-		if d.cluster, err = openCluster(c, d.boot(), d.log, note); err != nil {
+		if d.cluster, err = openCluster(c, keys, d.boot(), d.log, note); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,7 @@ type Server interface {
 	// Prepare builds everything for a configuration; commit switches it in.
 	Prepare(generation uint64, c *lb.Config, files map[string][]byte) (commit func(), err error)
 	SetState(lb.State)
+	SetTicketKeys([][32]byte) error
 	Accept(thread int, listener string, fd int) error
 	StopAccept(listener string, fd int)
 	Run(context.Context) error

@@ -39,6 +39,10 @@ type Options struct {
 	// document that adopted workers hold.
 	Parse func(file string, document []byte) (*lb.Config, error)
 
+	// Tickets are the secrets that keys of TLS session tickets are made of, the
+	// first one in use: the cluster's. None: one of this run directory.
+	Tickets [][]byte
+
 	Log    *slog.Logger
 	Stderr *os.File // the workers'; nil: ours
 	Stdout *os.File // where the access log "stdout" goes; nil: ours
@@ -138,6 +142,14 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	raiseFiles()
+	if len(o.Tickets) == 0 {
+		secret, err := ownSecret(o.RunDir)
+		if err != nil {
+			held.Close()
+			return nil, err
+		}
+		o.Tickets = [][]byte{secret}
+	}
 	f := &Fleet{
 		options: o, lock: held, stderr: o.Stderr,
 		turn: make(chan struct{}, 1), poke: make(chan struct{}, 1), settles: make(chan chan struct{}),
@@ -152,6 +164,7 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 	f.run(f.runSettle)
 	f.run(f.runState)
 	f.run(f.runSave)
+	f.run(f.runTickets)
 	wake(f.poke)
 	return f, nil
 }

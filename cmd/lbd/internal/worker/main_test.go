@@ -66,6 +66,7 @@ type echo struct {
 	Start
 	generation atomic.Uint64
 	lines      atomic.Int64
+	tickets    atomic.Value
 	open       sync.WaitGroup
 	drain      chan struct{}
 	done       chan struct{}
@@ -75,11 +76,18 @@ type echo struct {
 }
 
 func newEcho(s Start) *echo {
-	return &echo{Start: s, stop: map[int]acceptor{}, drain: make(chan struct{}), done: make(chan struct{})}
+	e := &echo{Start: s, stop: map[int]acceptor{}, drain: make(chan struct{}), done: make(chan struct{})}
+	e.tickets.Store("")
+	return e
 }
 
 func (e *echo) Prepare(generation uint64, c *lb.Config, _ map[string][]byte) (func(), error) {
 	return func() { e.generation.Store(generation) }, nil
+}
+
+func (e *echo) SetTicketKeys(keys [][32]byte) error {
+	e.tickets.Store(fmt.Sprintf("%x of %d", keys[0], len(keys)))
+	return nil
 }
 
 func (e *echo) SetState(lb.State)             {}
@@ -138,6 +146,7 @@ type answer struct {
 	UID        int    `json:"uid"`
 	Listener   string `json:"listener"`
 	Generation uint64 `json:"generation"`
+	Tickets    string `json:"tickets"` // the first key, and how many
 }
 
 func (e *echo) talk(listener string, f *os.File) {
@@ -145,7 +154,7 @@ func (e *echo) talk(listener string, f *os.File) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		e.lines.Add(1)
-		text, _ := json.Marshal(answer{os.Getpid(), e.Name, os.Getuid(), listener, e.generation.Load()})
+		text, _ := json.Marshal(answer{os.Getpid(), e.Name, os.Getuid(), listener, e.generation.Load(), e.tickets.Load().(string)})
 		f.Write(append(text, '\n'))
 		select {
 		case <-e.drain:

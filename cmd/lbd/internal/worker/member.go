@@ -62,6 +62,7 @@ type member struct {
 	mute       bool      // it does not
 	stuck      []bool    // by thread: its loop does not turn
 	state      uint64    // the last state it was sent
+	tickets    int64     // the hour of the keys it has
 	stats      lb.Stats
 	detail     string
 }
@@ -90,6 +91,10 @@ func (f *Fleet) connect(ctx context.Context, m *member) (*conn, helloReply, erro
 	if h.Protocol != protocol {
 		c.close()
 		return nil, h, fmt.Errorf("it %w %d of the control protocol (lbd %s), we speak %d", errForeign, h.Protocol, h.Version, protocol)
+	}
+	if err := f.sendTickets(ctx, m, c); err != nil {
+		c.close()
+		return nil, h, err
 	}
 	return c, h, nil
 }

@@ -20,6 +20,7 @@ const (
 	opState    = "state"    // health and overlay               lb.State
 	opPing     = "ping"     //                                  -> pong
 	opStats    = "stats"    //                                  -> lb.Stats
+	opTickets  = "tickets"  // keys of session tickets         []ticketKey
 	opLogs     = "logs"     // write there from now on          logsRequest + fds
 	opDrain    = "drain"    // finish and exit                  drainRequest
 	opBye      = "bye"      // the worker, before it exits      lb.Stats
