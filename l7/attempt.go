@@ -94,6 +94,9 @@ func (x *exchange) send() {
 		}
 		x.request.parsed = nil // a filter may have kept a string too long: look at all again
 	}
+	if x.mirror != nil {
+		x.mirrorHead()
+	}
 	x.sent = x.thread.loop.Now()
 	x.sending = true
 	bodyless := x.reqEnd && len(x.kept) == 0 && len(x.trailers) == 0
@@ -164,6 +167,9 @@ func (x *exchange) bodyTaken(p []byte, end bool, trailers Header, e *Error) {
 // forward sends a piece of the body to the backend, or keeps it until there is
 // one; a replayable body is kept anyway. reqEnd and trailers are set already.
 func (x *exchange) forward(p []byte) {
+	if x.mirror != nil {
+		x.mirrorBody(p)
+	}
 	if x.resEnd {
 		return // answered already: nobody wants it
 	}

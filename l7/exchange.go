@@ -78,6 +78,8 @@ type exchange struct {
 	inPaused bool
 	tried    []int // candidates of the view's choice
 	fresh    bool  // the next attempt makes a connection of its own
+	mirror   *copied
+	copyOf   *Pool // this is a copy that this pool gets
 
 	// The way out.
 	turned    int    // phases of the filters before this one are still to come

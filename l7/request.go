@@ -12,6 +12,10 @@ func (x *exchange) buildUpstream() {
 	in, out := x.session.Request, &x.request
 	header := out.Header[:0]
 	*out = *in
+	if x.copyOf != nil { // it was made of what a backend got
+		out.Header = append(header, in.Header...)
+		return
+	}
 	if x.hasRequestBody() && !(x.reqEnd && in.Length == 0) {
 		out.Length = -1
 	}

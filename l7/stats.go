@@ -114,6 +114,9 @@ func (t *tally) event(name, label, value, label2, value2 string) {
 	if t.events == nil {
 		t.events = map[eventKey]uint64{}
 	}
+	if len(t.events) >= maxSeries && t.events[key] == 0 {
+		return // somebody makes names up
+	}
 	t.events[key]++
 }
 
@@ -280,6 +283,10 @@ func counter(name string, n uint64) lb.Sample { return lb.Sample{Name: name, Val
 
 // record is told of every request that is over, once.
 func (t *thread) record(x *exchange) {
+	if x.copyOf != nil {
+		t.recordCopy(x)
+		return
+	}
 	var o outcome
 	x.outcome(&o)
 	if t.proxy.access != nil {

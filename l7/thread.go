@@ -23,6 +23,7 @@ type thread struct {
 	turns     freelist[turnH1, *turnH1]
 	clients   clientList
 	active    []*exchange       // those under way
+	copies    int               // mirrored ones among them
 	listeners map[int]*acceptor // by descriptor
 	sweeper   loop.Timer
 	date      dateCache

@@ -17,6 +17,7 @@ var All = map[string]l7.Builder{
 	"compress":   compress,
 	"cors":       cors,
 	"headers":    headers,
+	"mirror":     mirror,
 	"rate_limit": rateLimit,
 	"request_id": requestID,
 	"rewrite":    rewrite,
