@@ -11,7 +11,10 @@ import (
 )
 
 // control is a node in the words of the admin API.
-type control struct{ node *node.Node }
+type control struct {
+	node    *node.Node
+	upgrade func(ctx context.Context, binary, by string) error // of workers and supervisor
+}
 
 var _ admin.Control = control{}
 
@@ -108,7 +111,7 @@ func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, by string) er
 }
 
 func (c control) Upgrade(ctx context.Context, o admin.UpgradeOrder, by string) error {
-	return problem(c.node.Upgrade(ctx, o.Binary, node.Asked{By: by}))
+	return problem(c.upgrade(ctx, o.Binary, by))
 }
 
 func applied(a node.Applied, err error) (admin.Applied, error) {

@@ -83,7 +83,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return coded{exitUsage, fmt.Errorf("%w\nsee %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(newRun(), newValidate(), newDetach(), newVersion(), newWorker())
+	root.AddCommand(newRun(), newValidate(), newDetach(), newVersion(), newWorker(), newTrial(), newGuard())
 	return root
 }
 
@@ -122,4 +122,12 @@ func thisVersion() string {
 		}
 	}
 	return "dev"
+}
+
+// newGuard is the command that watches over an upgrade of the supervisor.
+func newGuard() *cobra.Command {
+	return &cobra.Command{
+		Use: "guard", Hidden: true, DisableFlagParsing: true,
+		Run: func(_ *cobra.Command, args []string) { os.Exit(guard(args)) },
+	}
 }

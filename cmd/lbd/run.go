@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,7 @@ func newRun() *cobra.Command {
 
 Workers that an earlier lbd left running are adopted. Signals: HUP reloads the
 file, TERM and INT drain and exit (a second one: now), USR1 reopens the logs,
-USR2 replaces the workers by new ones of the program at lbd's path.`,
+USR2 replaces the workers, then lbd itself, by the program at lbd's path.`,
 	}
 	file := configFlag(c)
 	c.RunE = func(*cobra.Command, []string) error { return run(*file) }
@@ -46,6 +47,8 @@ USR2 replaces the workers by new ones of the program at lbd's path.`,
 // daemon is everything that runs in the supervisor.
 type daemon struct {
 	config  *lb.Config
+	file    string // as the command line says it
+	binary  string // where an upgrade finds the next program
 	log     *slog.Logger
 	state   *node.State
 	fleet   *fleet
@@ -57,29 +60,63 @@ type daemon struct {
 	socket  net.Listener // the admin API
 	http    net.Listener // its read-only part; nil: none
 
+	identity  lb.BootID // as gossip knows us
+	over      *handover // what our predecessor left; nil: an ordinary start
+	successor chan string
+	kept      struct{ admin, http int } // listeners for a successor
+
 	signals chan os.Signal
 	work    sync.WaitGroup
 }
 
 func run(file string) error {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, kept...)
 	signal.Ignore(unix.SIGPIPE) // a log nobody reads any more is no reason to end
+	over, err := inherited()
+	if err != nil {
+		return over.back(err)
+	}
+	if over != nil {
+		for _, n := range over.Signals {
+			select {
+			case signals <- syscall.Signal(n):
+			default: // as many as there is room for
+			}
+		}
+	}
+	return over.back(start(file, over, signals))
+}
+
+// start opens everything and serves. An error before anything was served is
+// the old program's to mend, if there is one.
+func start(file string, over *handover, signals chan os.Signal) error {
 	binary, err := ownPath()
 	if err != nil {
 		return err
+	}
+	if over != nil {
+		binary = over.Path
 	}
 	state, err := loadState(file)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	d := &daemon{config: state.Config(), state: state, log: newLog(state.Config().Log), signals: signals}
-	if err := d.open(binary); err != nil {
+	d := &daemon{
+		config: state.Config(), file: file, binary: binary, state: state, log: newLog(state.Config().Log),
+		over: over, successor: make(chan string, 1), signals: signals,
+	}
+	if err := d.open(); err != nil {
 		d.close()
 		return err
 	}
-	return d.serve()
+	next, err := d.serve()
+	if next == "" {
+		return err
+	}
+	d.state.Close() // its lock is the successor's
+	return d.handOver(next)
 }
 
 // loadState reads the file and what data_dir keeps. When that fails because another
@@ -104,7 +141,8 @@ func loadState(file string) (*node.State, error) {
 }
 
 // ownPath is where an upgrade finds the next program: the path that lbd was
-// started by, whatever it points to by then.
+// started by, whatever it points to by then. Who was executed in place of
+// another is told.
 func ownPath() (string, error) {
 	running, err := os.Executable() // with symbolic links resolved
 	if err != nil {
@@ -129,26 +167,21 @@ func newLog(l lb.LogSettings) *slog.Logger {
 }
 
 // open makes all parts. Nothing serves yet, except adopted workers.
-func (d *daemon) open(binary string) error {
+func (d *daemon) open() error {
 	c := d.config
 	keys, err := clusterKeys(c.Cluster)
 	if err != nil {
 		return err
 	}
 	workers, err := worker.OpenFleet(context.Background(), worker.Options{
-		RunDir: c.Node.RunDir, Binary: binary, Version: thisVersion(), Parse: parse, Log: d.log, Tickets: ticketSecrets(keys),
+		RunDir: c.Node.RunDir, Binary: d.binary, Version: thisVersion(), Parse: parse, Log: d.log, Tickets: ticketSecrets(keys),
 	})
 	if err != nil {
 		return err
 	}
 	d.fleet = &fleet{Fleet: workers}
-	if d.socket, err = admin.Listen(c.Admin.Socket); err != nil {
+	if err := d.listen(); err != nil {
 		return err
-	}
-	if c.Admin.HTTP != "" {
-		if d.http, err = listenHTTP(c.Admin.HTTP); err != nil {
-			return err
-		}
 	}
 	// Part of its Report is what is missing; an error is for fastpath.required.
 	var pathless error
@@ -159,11 +192,31 @@ func (d *daemon) open(binary string) error {
 	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
 	d.found = discover.New(discover.Options{Note: note})
 	if c.Cluster != nil {
-		if d.cluster, err = openCluster(c, keys, d.boot(), d.log, note); err != nil {
+		d.identity = d.boot()
+		if d.cluster, err = openCluster(c, keys, d.identity, d.log, note); err != nil {
 			return err
 		}
 	}
 	d.node, err = node.New(d.parts(pathless))
+	return err
+}
+
+// listen opens the admin API, or goes on with what a predecessor listened on:
+// who asks meanwhile waits in the queue.
+func (d *daemon) listen() (err error) {
+	c := d.config.Admin
+	if d.over != nil {
+		d.socket = inheritListener(d.over.Admin, d.over.Socket, c.Socket)
+		d.http = inheritListener(d.over.HTTP, d.over.Address, c.HTTP)
+	}
+	if d.socket == nil {
+		if d.socket, err = admin.Listen(c.Socket); err != nil {
+			return err
+		}
+	}
+	if d.http == nil && c.HTTP != "" {
+		d.http, err = listenHTTP(c.HTTP)
+	}
 	return err
 }
 
@@ -192,10 +245,14 @@ func (d *daemon) parts(pathless error) node.Options {
 	return o
 }
 
-// boot is the datapath's boot id. Without one every start is a new life.
+// boot is the datapath's boot id. Without one every start is a new life, but
+// for that of a successor.
 func (d *daemon) boot() lb.BootID {
 	if d.path != nil {
 		return d.path.Boot()
+	}
+	if d.over != nil && d.over.Boot != (lb.BootID{}) {
+		return d.over.Boot
 	}
 	var id lb.BootID
 	_, _ = rand.Read(id[:]) // never fails
@@ -213,15 +270,16 @@ func listenHTTP(address string) (net.Listener, error) {
 	return nil, fmt.Errorf("admin.http: %w", err)
 }
 
-// serve runs until a signal or the failure of the first configuration ends it.
-func (d *daemon) serve() error {
+// serve runs until a signal or the failure of the first configuration ends it,
+// or until an upgrade wants another program, next, in our place.
+func (d *daemon) serve() (next string, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	ended := make(chan error, 1)
 	d.run("monitor", func() error { return d.monitor.Run(ctx) })
-	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, control{d.node}, d.log) })
+	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, control{d.node, d.upgrade}, d.log) })
 	if d.http != nil {
-		d.run("admin.http", func() error { return admin.ServeReadOnly(ctx, d.http, control{d.node}) })
+		d.run("admin.http", func() error { return admin.ServeReadOnly(ctx, d.http, control{d.node, d.upgrade}) })
 	}
 	if d.cluster != nil {
 		d.run("cluster", func() error { return d.cluster.Run(ctx) })
@@ -230,14 +288,22 @@ func (d *daemon) serve() error {
 	defer dismiss()
 	d.work.Go(func() { ended <- d.node.Run(owner) })
 	d.work.Go(func() { d.ready(ctx) })
-	err, signalled := d.await(ctx, ended)
+	if d.over != nil {
+		d.work.Go(func() { d.watch(ctx.Done()) })
+	}
+	next, signalled, err := d.await(ctx, ended)
+	if next != "" {
+		if err := d.keepListeners(); err != nil {
+			d.log.Warn("the admin API is not reachable during the upgrade", "err", err)
+		}
+	}
 	if signalled {
 		err = d.leave(func() { dismiss(); <-ended })
 	}
 	cancel()
 	d.work.Wait()
 	d.close()
-	return err
+	return next, err
 }
 
 // run starts a part that ends with its context; one that fails is no reason to
@@ -262,16 +328,20 @@ func (d *daemon) ready(ctx context.Context) {
 	notify("READY=1")
 }
 
-// await carries out signals until one of them, or an error, is the end.
-func (d *daemon) await(ctx context.Context, ended <-chan error) (err error, signalled bool) {
+// await carries out signals until one of them, an error or an upgrade is the
+// end.
+func (d *daemon) await(ctx context.Context, ended <-chan error) (next string, signalled bool, err error) {
 	for {
 		select {
 		case err := <-ended:
-			return err, false
+			return "", false, err
+		case next := <-d.successor:
+			d.log.Info("the supervisor is replaced", "program", next)
+			return next, false, nil
 		case s := <-d.signals:
 			if s == unix.SIGTERM || s == unix.SIGINT {
 				d.log.Info("draining; once more to end now", "signal", s)
-				return nil, true
+				return "", true, nil
 			}
 			d.work.Go(func() { d.obey(ctx, s) })
 		}
@@ -288,10 +358,15 @@ func (d *daemon) obey(ctx context.Context, s os.Signal) {
 	case unix.SIGUSR1:
 		err = d.fleet.ReopenLogs()
 	case unix.SIGUSR2:
-		err = d.node.Upgrade(ctx, "", node.Asked{By: "SIGUSR2"})
+		err = d.upgrade(ctx, "", "SIGUSR2")
 	}
 	var es lb.Errors
 	switch {
+	case err != nil && ctx.Err() != nil: // for the successor, if there is one
+		select {
+		case d.signals <- s:
+		default:
+		}
 	case errors.As(err, &es): // its excerpts and carets want lines of their own
 		fmt.Fprintln(os.Stderr, err)
 	case err != nil:
@@ -370,7 +445,7 @@ func (d *daemon) close() {
 			_ = l.Close()
 		}
 	}
-	if d.socket != nil {
+	if d.socket != nil && d.kept.admin == 0 {
 		_ = os.Remove(d.config.Admin.Socket)
 	}
 	if d.fleet != nil {

@@ -93,18 +93,19 @@ func serve(ctx context.Context, l net.Listener, s *http.Server, log *slog.Logger
 	s.ReadHeaderTimeout, s.ReadTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, readTime, idleTime, maxHead
 	s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	s.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams
+	bounded := limited{l, make(chan struct{}, connections)}
 	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(done)
-		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
-		defer cancel()
-		if s.Shutdown(bounded) != nil {
-			s.Close()
-		}
+		l.Close()
+		s.SetKeepAlivesEnabled(false)
+		bounded.empty(shutdownTime) // Shutdown would drop a request that is just being read
+		s.Close()
 	})
-	err := s.Serve(limited{l, make(chan struct{}, connections)})
+	err := s.Serve(bounded)
 	if !stop() {
 		<-done
+		return nil
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,6 +32,15 @@ func (l limited) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return &limitedConn{c, sync.OnceFunc(func() { <-l.places })}, nil
+}
+
+// empty waits until no connection is open, and no longer than that.
+func (l limited) empty(limit time.Duration) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); len(l.places) > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
 }
 
 func (c *limitedConn) Close() error {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ func (f *Fleet) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	reapStrays(all)
 	current := choose(all)
 	if err := f.crewOf(current); err != nil {
 		return err
@@ -57,6 +59,23 @@ func (f *Fleet) adopt(ctx context.Context) error {
 	}
 	f.level(ctx, current, u)
 	return nil
+}
+
+// reapStrays waits for children that are no workers to adopt: those of the
+// program that ran in this process before, which end or have ended. Who is
+// called must not have started any yet.
+func reapStrays(all []found) {
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, path := range tasks {
+		text, _ := os.ReadFile(path)
+		for _, word := range strings.Fields(string(text)) {
+			pid, err := strconv.Atoi(word)
+			if err != nil || slices.ContainsFunc(all, func(w found) bool { return w.member.pid == pid }) {
+				continue
+			}
+			go unix.Wait4(pid, nil, 0, nil)
+		}
+	}
 }
 
 // find connects to every worker in the run directory. A socket that nobody

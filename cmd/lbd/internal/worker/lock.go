@@ -92,6 +92,16 @@ func own(dir string) error {
 	return nil
 }
 
+// LockedBy is the pid that the run directory was last locked by; 0: unknown.
+func LockedBy(dir string) int {
+	f, err := os.Open(filepath.Join(dir, "lock"))
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	return holder(f)
+}
+
 func holder(f *os.File) int {
 	text := make([]byte, 32)
 	n, err := f.ReadAt(text, 0)

@@ -199,9 +199,22 @@ func (m *member) wait() string {
 	for {
 		fds := []unix.PollFd{{Fd: int32(m.pidfd.Fd()), Events: unix.POLLIN}}
 		if n, err := unix.Poll(fds, -1); n > 0 || (err != nil && err != unix.EINTR) {
-			return "exited"
+			return reap(m.pid)
 		}
 	}
+}
+
+// reap takes the exit status of an adopted worker that is our child all the
+// same, started by the program that ran in this process before.
+func reap(pid int) string {
+	var status unix.WaitStatus
+	if n, err := unix.Wait4(pid, &status, unix.WNOHANG, nil); err != nil || n != pid {
+		return "exited"
+	}
+	if status.Signaled() {
+		return "signal: " + status.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", status.ExitStatus())
 }
 
 func (m *member) gone() bool {

@@ -21,6 +21,9 @@ import (
 // answer keep their shape for ever, so that any two versions can say no.
 const protocol = 1
 
+// Protocol is the version of the control protocol that this program speaks.
+const Protocol = protocol
+
 // Bounds of one message. The kernel takes at most 253 descriptors at once.
 const (
 	maxMessage   = 64 << 20
