@@ -28,11 +28,14 @@
 #define be16(x) ((__be16)__builtin_bswap16(x))
 #define be32(x) ((__be32)__builtin_bswap32(x))
 
-/* What we read of the kernel's own structures; the loader finds the fields. */
-#define KERNEL __attribute__((preserve_access_index))
-struct sock_common { __u32 skc_tw_rcv_nxt; } KERNEL;
-struct inet_timewait_sock { struct sock_common __tw_common; } KERNEL;
-struct tcp_timewait_sock { struct inet_timewait_sock tw_sk; } KERNEL;
+/*
+ * What we read of a socket in TIME_WAIT, and where: the loader finds out. The
+ * helper that would cast to its type (skc_to_tcp_timewait_sock) knows only TCP's
+ * own protocol; what a listener in a SOCKMAP accepts rests with sockmap's.
+ */
+struct sock_common { __u32 skc_tw_rcv_nxt; } __attribute__((preserve_access_index));
+#define RCV_NXT __builtin_preserve_field_info(((struct sock_common *)0)->skc_tw_rcv_nxt, 0)
+#define SOCK_COMMON 160	/* bytes, more than any kernel's */
 
 #define HELPER(type, name, id, ...) static type (*const name)(__VA_ARGS__) = (void *)(id)
 
@@ -47,8 +50,8 @@ HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, struct xdp_md *ctx, 
 HELPER(__u64, bpf_xdp_get_buff_len, BPF_FUNC_xdp_get_buff_len, struct xdp_md *ctx);
 HELPER(struct bpf_sock *, bpf_skc_lookup_tcp, BPF_FUNC_skc_lookup_tcp, void *ctx,
        struct bpf_sock_tuple *tuple, __u32 size, __u64 netns, __u64 flags);
-HELPER(struct tcp_timewait_sock *, bpf_skc_to_tcp_timewait_sock, BPF_FUNC_skc_to_tcp_timewait_sock,
-       void *sock);
+HELPER(long, bpf_probe_read_kernel, BPF_FUNC_probe_read_kernel, void *to, __u32 size,
+       const void *from);
 HELPER(long, bpf_sk_release, BPF_FUNC_sk_release, void *sock);
 HELPER(long, bpf_tcp_check_syncookie, BPF_FUNC_tcp_check_syncookie, void *sock, void *ip,
        __u32 ip_size, struct tcphdr *tcp, __u32 tcp_size);

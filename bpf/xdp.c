@@ -187,9 +187,12 @@ INLINE struct owners owners_of(const struct packet *p, __u64 hash)
  */
 INLINE int is_repeated(struct bpf_sock *sk, const struct tcphdr *tcp)
 {
-	struct tcp_timewait_sock *rest = bpf_skc_to_tcp_timewait_sock(sk);
+	__u32 common[SOCK_COMMON / sizeof(__u32)] = {}, next = RCV_NXT / sizeof(__u32);
 
-	return rest && rest->tw_sk.__tw_common.skc_tw_rcv_nxt - __builtin_bswap32(tcp->seq) < LATEST;
+	if (next >= SOCK_COMMON / sizeof(__u32) ||
+	    bpf_probe_read_kernel(common, sizeof(common), sk))
+		return 1;
+	return common[next] - __builtin_bswap32(tcp->seq) < LATEST;
 }
 
 /*
