@@ -163,7 +163,7 @@ func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*e
 	if c.TLS != nil {
 		key.tls = *c.TLS
 		h := sha256.New()
-		for _, name := range []string{c.TLS.CA, c.TLS.Cert, c.TLS.Key} {
+		for _, name := range []string{rootsOf(c.TLS), c.TLS.Cert, c.TLS.Key} {
 			fmt.Fprintf(h, "%d:", len(files[name]))
 			h.Write(files[name])
 		}

@@ -2,7 +2,6 @@ package l7
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -35,13 +34,10 @@ func buildClientTLS(key *endpointKey, files map[string][]byte) (*clientTLS, erro
 		config.ServerName = backendHost(key.address)
 	}
 	var err error
-	if c.CA != "" {
-		config.RootCAs, err = loadPool(c.CA, files)
-	} else if !c.Insecure {
-		config.RootCAs, err = systemRoots()
-	}
-	if err != nil {
-		return nil, err
+	if name := rootsOf(c); name != "" {
+		if config.RootCAs, err = loadPool(name, files); err != nil {
+			return nil, err
+		}
 	}
 	if c.Cert != "" {
 		certificate, err := loadKeyPair(lb.CertificateFiles{Cert: c.Cert, Key: c.Key}, files)
@@ -53,13 +49,13 @@ func buildClientTLS(key *endpointKey, files map[string][]byte) (*clientTLS, erro
 	return &clientTLS{config}, nil
 }
 
-// systemRoots reads the host's roots now, not within a handshake.
-func systemRoots() (*x509.CertPool, error) {
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		return nil, fmt.Errorf("read the system's CAs: %w", err)
+// rootsOf is the file of the authorities that a pool's backends are verified by.
+// The supervisor reads the system's, too: a worker opens no path.
+func rootsOf(c *lb.ClientTLS) string {
+	if c.CA == "" && !c.Insecure {
+		return lb.SystemCAs
 	}
-	return pool, nil
+	return c.CA
 }
 
 // backendHost is the name that a backend's certificate is verified by when the

@@ -78,6 +78,9 @@ func loadKeyPair(f lb.CertificateFiles, files map[string][]byte) (*tls.Certifica
 func loadPool(name string, files map[string][]byte) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(files[name]) {
+		if name == lb.SystemCAs {
+			name = "of the system"
+		}
 		return nil, fmt.Errorf("CA file %s holds no certificate", name)
 	}
 	return pool, nil

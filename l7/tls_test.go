@@ -479,7 +479,7 @@ func TestTLSToBackends(t *testing.T) {
 		mu.Unlock()
 		answering(ok)(p)
 	})
-	files := map[string][]byte{"ca.pem": a.pem, "strangers.pem": strangers.pem}
+	files := map[string][]byte{"ca.pem": a.pem, "strangers.pem": strangers.pem, lb.SystemCAs: a.pem}
 	files["c.pem"], files["c.key"] = clients.issue("lb")
 	for _, c := range []struct{ name, tls, status, seen string }{
 		{"by address", " ca: ca.pem ", "200", ""},
@@ -487,7 +487,7 @@ func TestTLSToBackends(t *testing.T) {
 		{"with a certificate", " ca: ca.pem, cert: c.pem, key: c.key, server_name: origin.example ", "200", "origin.example from lb"},
 		{"another name", " ca: ca.pem, server_name: other.example ", "502", ""},
 		{"another CA", " ca: strangers.pem ", "502", ""},
-		{"the system's CAs", " ", "502", ""},
+		{"the system's CAs", " ", "200", ""},
 		{"unverified", " insecure: true ", "200", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -668,6 +668,7 @@ func TestTLSBadFilesAreRefusedWhole(t *testing.T) {
 		{"another's key", secured("", "127.0.0.1:9"), "private key does not match", map[string][]byte{"a.pem": cert, "a.key": otherKey}},
 		{"no PEM", secured("", "127.0.0.1:9"), "failed to find any PEM data", map[string][]byte{"a.pem": []byte("x"), "a.key": key}},
 		{"an empty client CA", secured(", client_ca: ca.pem", "127.0.0.1:9"), "ca.pem holds no certificate", map[string][]byte{"a.pem": cert, "a.key": key}},
+		{"no CAs of the system", toSecure(" ", "http1", "127.0.0.1:9"), "CA file of the system holds no certificate", nil},
 		{"a backend's CA", toSecure(" ca: ca.pem ", "http1", "127.0.0.1:9"), "ca.pem holds no certificate", nil},
 		{"our certificate for backends", toSecure(" insecure: true, cert: c.pem, key: c.key ", "http1", "127.0.0.1:9"), "c.pem is empty or missing", nil},
 	} {

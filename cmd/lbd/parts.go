@@ -1,12 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,6 +40,13 @@ func (f *fleet) Apply(ctx context.Context, u node.Update) error {
 	return nil
 }
 
+func (f *fleet) Adopted() map[string][]byte {
+	if u := f.Fleet.Adopted(); u != nil {
+		return u.Files
+	}
+	return nil
+}
+
 func (f *fleet) last() node.Update {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,36 +74,40 @@ type monitor struct {
 func (m monitor) Update(targets []node.Target) {
 	u := m.fleet.last()
 	out := make([]health.Target, len(targets))
+	secure := map[string]*tls.Config{} // by pool
 	for i, t := range targets {
 		out[i] = health.Target{ID: t.ID, Check: t.Check}
 		if u.Config == nil {
 			continue
 		}
 		p := u.Config.Pool(t.ID.Pool)
-		out[i].Proxy = p != nil && p.ProxyProtocol != ""
-		if p != nil && p.TLS != nil {
-			c, err := clientTLS(p.TLS, t.ID.Address, u.Files)
-			if err != nil { // the workers have built the same
-				m.log.Error("probe over TLS", "backend", t.ID, "err", err)
-			}
-			out[i].TLS = c
+		if p == nil {
+			continue
 		}
+		out[i].Proxy = p.ProxyProtocol != ""
+		if p.TLS == nil {
+			continue
+		}
+		if secure[p.Name] == nil {
+			c, err := clientTLS(p.TLS, u.Files)
+			if err != nil { // the workers have built the same
+				m.log.Error("probe over TLS", "pool", p.Name, "err", err)
+			}
+			secure[p.Name] = c
+		}
+		out[i].TLS = secure[p.Name]
 	}
 	m.Monitor.Update(out)
 }
 
-// clientTLS is how probes reach a backend over TLS: as requests do.
-func clientTLS(t *lb.ClientTLS, address string, files map[string][]byte) (*tls.Config, error) {
+// clientTLS is how probes reach a pool's backends over TLS: as requests do. A
+// probe knows the name of a backend that the pool does not say.
+func clientTLS(t *lb.ClientTLS, files map[string][]byte) (*tls.Config, error) {
 	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure}
-	if c.ServerName == "" {
-		if host, _, err := net.SplitHostPort(address); err == nil {
-			c.ServerName = host
-		}
-	}
-	if t.CA != "" {
+	if !t.Insecure {
 		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(files[t.CA]) {
-			return c, fmt.Errorf("%s holds no certificate", t.CA)
+		if !c.RootCAs.AppendCertsFromPEM(files[cmp.Or(t.CA, lb.SystemCAs)]) {
+			return c, fmt.Errorf("%s holds no certificate", cmp.Or(t.CA, "the file of the system's CAs"))
 		}
 	}
 	if t.Cert != "" {

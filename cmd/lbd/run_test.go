@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -223,18 +224,25 @@ type load struct {
 	first        error
 }
 
-func (s *site) load(clients int) *load {
+func (s *site) load(clients int) *load { return s.loadOver(clients, nil) }
+
+// loadOver is load over TLS, unless config is nil.
+func (s *site) loadOver(clients int, config *tls.Config) *load {
+	url := s.url()
+	if config != nil {
+		url = strings.Replace(url, "http:", "https:", 1)
+	}
 	l := &load{stop: make(chan struct{})}
 	for i := range clients {
 		l.clients.Go(func() {
-			t := &http.Transport{DisableKeepAlives: i%2 == 0}
+			t := &http.Transport{DisableKeepAlives: i%2 == 0, TLSClientConfig: config}
 			defer t.CloseIdleConnections()
 			for {
 				select {
 				case <-l.stop:
 					return
 				default:
-					l.once(&http.Client{Transport: t, Timeout: 10 * time.Second}, s.url())
+					l.once(&http.Client{Transport: t, Timeout: 10 * time.Second}, url)
 				}
 			}
 		})

@@ -1,19 +1,26 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +37,7 @@ fastpath: { mode: "off" }
 log: { access: "off" }
 drain: { timeout: 5s }
 listeners:
-  web: { bind: "127.0.0.1:%[2]d", protocol: https, tls: { certificates: [{ cert: %[1]s/a.pem, key: %[1]s/a.key }] } }
+  web: { bind: "127.0.0.1:%[2]d", protocol: https, tls: { certificates: [{ cert: a.pem, key: a.key }] } }
 routes: [{ pool: app }]
 pools: { app: { backends: [%[3]q] } }
 `, s.dir, s.port, s.pool[0])
@@ -119,6 +126,7 @@ func TestSessionsAreResumedAtAnyWorkerOfAnyLife(t *testing.T) {
 		})
 		resumed("after an upgrade")
 		c.Process.Kill()
+		s.until("it is gone", func() bool { return syscall.Kill(c.Process.Pid, 0) != nil })
 		c = s.start()
 		resumed("after a restart of the supervisor")
 		s.killWorkers()
@@ -127,5 +135,99 @@ func TestSessionsAreResumedAtAnyWorkerOfAnyLife(t *testing.T) {
 			return len(now) == 2 && now[0].State == "ready" && now[1].State == "ready" && !now[0].Adopted && !now[1].Adopted
 		})
 		resumed("after all workers crashed")
+	}
+}
+
+// serial is what clients are shown: the number of the certificate.
+func (s *site) serial() string {
+	return s.handshake(&tls.Config{InsecureSkipVerify: true, ServerName: "a.example"}).PeerCertificates[0].SerialNumber.String()
+}
+
+func TestCertificatesAreRenewedUnderLoad(t *testing.T) {
+	s := newSite(t)
+	s.secure()
+	s.start()
+	before := s.serial()
+	roots := &tls.Config{InsecureSkipVerify: true, ServerName: "a.example"}
+	l := s.loadOver(4, roots)
+	kept, err := tls.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port), roots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kept.Close()
+	answers := bufio.NewReader(kept)
+	ask := func() {
+		t.Helper()
+		fmt.Fprint(kept, "HEAD / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+		if r, err := http.ReadResponse(answers, &http.Request{Method: "HEAD"}); err != nil || r.StatusCode != 200 {
+			t.Errorf("on a connection that is kept: %v, %v", r, err)
+		}
+	}
+	ask()
+
+	crew := s.pids()
+	s.certificate("a", "a.example")
+	s.until("the new certificate is shown", func() bool { return s.serial() != before })
+	renewed := s.serial()
+	os.WriteFile(filepath.Join(s.dir, "a.key"), []byte("-----BEGIN EC PRI"), 0o600)
+	s.until("the broken one is told of", func() bool { return strings.Contains(s.out.String(), "files.refused") })
+	if got := s.serial(); got != renewed {
+		t.Errorf("certificate %s is shown, want %s, the last good one", got, renewed)
+	}
+	s.certificate("a", "a.example")
+	s.until("the next one is shown", func() bool { return s.serial() != renewed })
+
+	ask()
+	l.end()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
+	}
+	if now := s.pids(); !slices.Equal(now, crew) {
+		t.Errorf("workers %v, were %v", now, crew)
+	}
+	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+}
+
+func TestErrorsOfFilesPointIntoTheDocument(t *testing.T) {
+	s := newSite(t)
+	s.secure()
+	os.Remove(filepath.Join(s.dir, "a.key"))
+	want := s.file() + ":8:94: LB1501 cannot read a.key: no such file or directory\n"
+	for _, args := range [][]string{{"validate", "-c", s.file()}, {"run", "-c", s.file()}} {
+		s.out = &safeBuffer{}
+		err := s.command(args...).Run()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != exitConfig {
+			t.Errorf("%s: %v, want exit code %d", args[0], err, exitConfig)
+		}
+		got := s.out.String()
+		if !strings.Contains(got, want) || !strings.Contains(got, "1 error.") {
+			t.Errorf("%s said\n%s", args[0], got)
+		}
+	}
+}
+
+// The workers have no path to the authorities, only what the supervisor sent.
+func TestBackendsAreVerifiedByTheSystemsCAs(t *testing.T) {
+	s := newSite(t)
+	backend := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "backend over TLS") }))
+	defer backend.Close()
+	s.secure()
+	text, _ := os.ReadFile(s.file())
+	text = bytes.Replace(text, []byte("pools: { app: {"), []byte("pools: { app: { tls: { server_name: example.com },"), 1)
+	text = bytes.Replace(text, []byte(s.pool[0]), []byte(backend.Listener.Addr().String()), 1)
+	os.WriteFile(s.file(), text, 0o644)
+	cas := filepath.Join(s.dir, "cas.pem")
+	os.WriteFile(cas, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: backend.Certificate().Raw}), 0o600)
+	t.Setenv("SSL_CERT_FILE", cas)
+	s.start()
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "a.example"}}}
+	r, err := c.Get(fmt.Sprintf("https://127.0.0.1:%d/", s.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if body, _ := io.ReadAll(r.Body); r.StatusCode != 200 || string(body) != "backend over TLS\n" {
+		t.Errorf("%s %q", r.Status, body)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
 	"github.com/cirque-lb/lb/l7/filter"
 )
 
@@ -30,8 +31,8 @@ func newValidate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := readable(config); err != nil {
-			return coded{exitConfig, err}
+		if _, err := config.ReadFiles(lb.FileOptions{Read: node.Reader(*file), Filters: filter.Check()}); err != nil {
+			return err
 		}
 		fmt.Fprintf(c.OutOrStdout(), "%s: ok (%d listeners, %d routes, %d pools)\n", *file, len(config.Listeners), len(config.Routes), len(config.Pools))
 		return nil
@@ -42,17 +43,4 @@ func newValidate() *cobra.Command {
 // parse reads a document as everybody here does, workers included.
 func parse(file string, text []byte) (*lb.Config, error) {
 	return lb.Parse(text, lb.Options{File: file, Filters: filter.Check()})
-}
-
-// readable reports the first file that the configuration names and we cannot
-// read.
-func readable(c *lb.Config) error {
-	for _, name := range c.Files() {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		f.Close()
-	}
-	return nil
 }

@@ -50,14 +50,16 @@ type edit struct {
 // before keeps its generation: workers that were adopted serve it already.
 func (n *Node) boot(ctx context.Context) error {
 	var err error
-	if n.running.contents, err = readFiles(n.running.listed); err != nil {
+	// What cannot be read now is as the workers have it that still serve.
+	n.running, err = n.withFiles(n.running, n.o.Fleet.Adopted())
+	if !n.running.listed.HasFiles(n.running.contents) {
 		return err
 	}
+	n.noteFiles(err)
 	last := n.o.State.current
-	n.running.files = digest(n.running.contents)
 	n.follow(n.running.listed)
 	n.find(ctx, &n.running)
-	same := last.Generation.Counter > 0 && n.running.source.same(last.source()) && n.running.files == last.Files
+	same := last.Generation.Counter > 0 && n.running.source.same(last.source())
 	if !same {
 		n.running.generation = n.next(last.Generation)
 	}
@@ -221,10 +223,9 @@ func (n *Node) build(ctx context.Context, now running, e edit) (then running, er
 	if then.listed.Node.Name != n.booted.Node.Name || then.listed.Node.DataDir != n.booted.Node.DataDir {
 		return then, fail(Refused, "restart lbd to change them", "node.name and node.data_dir cannot change while lbd runs. %s", unchanged(now.generation))
 	}
-	if then.contents, err = readFiles(then.listed); err != nil {
-		return then, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
+	if then, err = n.withFiles(then, now.contents); err != nil {
+		return then, &Error{Kind: Refused, Text: refusal(err, now.generation), Err: err}
 	}
-	then.files = digest(then.contents)
 	n.find(ctx, &then)
 	return then, nil
 }
@@ -257,10 +258,14 @@ func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, err
 		n.running = then
 		n.paths.force = true
 		n.follow(then.listed)
+		if then.files != now.files {
+			n.probing = nil // how backends are reached over TLS may have changed
+		}
 		if then.generation == now.generation {
 			return
 		}
 		n.saving, n.loading = nil, nil // the disk is well again
+		n.noteFiles(nil)
 		n.acceptedHere(e)
 		n.event(e.event(then.generation))
 		if then.trial != nil && now.trial == nil {

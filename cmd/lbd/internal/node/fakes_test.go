@@ -48,6 +48,7 @@ type fakeFleet struct {
 	live    []bool
 	stats   lb.Stats
 	block   chan struct{} // Apply waits for it
+	adopted map[string][]byte
 }
 
 func newFakeFleet(d *diary) *fakeFleet {
@@ -157,6 +158,8 @@ func (f *fakeFleet) Sockets() []lb.SteeredBind {
 	defer f.mu.Unlock()
 	return slices.Clone(f.sockets)
 }
+
+func (f *fakeFleet) Adopted() map[string][]byte { return f.adopted }
 
 func (f *fakeFleet) Notes() []string          { return nil }
 func (f *fakeFleet) Changed() <-chan struct{} { return f.changed }

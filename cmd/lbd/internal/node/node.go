@@ -73,6 +73,8 @@ type Node struct {
 	// fleet may close some.
 	sockets sync.Mutex
 
+	renewals renewals // counts
+
 	// Owned by run.
 	running running
 	overlay Overlay
@@ -85,6 +87,7 @@ type Node struct {
 	live    liveness
 	address []netip.Addr
 	looked  time.Time // when address was read
+	judged  time.Time // when the certificates' ends were looked at
 	troubles
 
 	// What the discovery found, as data_dir has it; used by who may change
@@ -101,6 +104,7 @@ type running struct {
 	found      []byte            // those, as workers get them
 	contents   map[string][]byte // the files it names
 	files      string            // their digest
+	pairs      []Certificate     // among the files
 	since      time.Time
 	trial      *Trial // nil: it stays
 }
@@ -129,6 +133,7 @@ type liveness struct {
 type troubles struct {
 	loading []string // what was wrong in data_dir at the start
 	saving  error    // why the last state could not be written
+	files   []string // what is wrong with the files that the configuration names
 	scan    error    // why the interfaces could not be read
 
 	reverting   bool // a change that was not confirmed is being taken back
@@ -196,6 +201,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.ordered() // a drain may be older than this process
 	n.settle()
 	close(n.serving)
+	n.group.Go(func() { n.runFiles(ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -246,6 +252,7 @@ func (n *Node) tick() bool {
 	changed = n.tickDrain() || changed
 	n.tickFound()
 	n.tickTrial()
+	changed = n.tickCertificates() || changed
 	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {
 		n.live.gone, changed = true, true
 	}

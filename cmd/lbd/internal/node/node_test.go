@@ -2,9 +2,15 @@ package node
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -71,6 +77,18 @@ func (l *lab) command(name string, args []string, body string) string {
 	case "write":
 		if err := os.WriteFile(filepath.Join(l.dir, args[0]), []byte(body), 0o600); err != nil {
 			l.t.Fatal(err)
+		}
+	case "certificate": // for a name, good for so long from the bubble's now
+		l.certificate(args[0], args[1])
+	case "certificates":
+		for _, c := range l.node.Snapshot().Certificates() {
+			l.diary.add("%s %s default %v, %v, %s", c.Where(), c.Title(), c.Default, c.Names, time.Until(c.NotAfter).Round(time.Hour))
+		}
+	case "counts":
+		for _, s := range l.node.Samples() {
+			if strings.HasPrefix(s.Name, args[0]) {
+				l.diary.add("%s%v %v", s.Name, s.Labels, s.Value)
+			}
 		}
 	case "rm":
 		os.RemoveAll(filepath.Join(l.dir, args[0]))
@@ -171,6 +189,32 @@ func plain(args []string) string {
 		}
 	}
 	return ""
+}
+
+// certificate writes NAME.pem and NAME.key.
+func (l *lab) certificate(name, good string) {
+	d, err := time.ParseDuration(good)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name + ".example"}, NotAfter: time.Now().Add(d)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	secret, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for ext, block := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
+		if err := os.WriteFile(filepath.Join(l.dir, name+ext), pem.EncodeToMemory(block), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+	}
 }
 
 func option(args []string, name string) string {

@@ -18,6 +18,7 @@ func (n *Node) Samples() []lb.Sample {
 		all = append(all, n.o.Cluster.Samples()...)
 	}
 	all = append(all, configSamples(s)...)
+	all = append(all, n.fileSamples(s)...)
 	all = append(all, backendSamples(s, n.Reports())...)
 	all = append(all, clusterSamples(s)...)
 	return append(all, modeSamples(s)...)

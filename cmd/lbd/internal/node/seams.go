@@ -14,7 +14,8 @@ type Fleet interface {
 	// Apply opens what sockets are missing, has every worker build the update,
 	// calls Persist and switches it in: all or none.
 	Apply(context.Context, Update) error
-	SetState(lb.State) // does not wait
+	Adopted() map[string][]byte // files of the configuration that adopted workers serve
+	SetState(lb.State)          // does not wait
 	// Upgrade replaces the crew by one of the given binary ("": the path that
 	// was resolved at start) and returns when the new one serves.
 	Upgrade(ctx context.Context, binary string) error

@@ -82,8 +82,9 @@ func (n *Node) publish(d Decision) {
 	if n.o.Discovery != nil {
 		s.Sources = n.o.Discovery.Sources()
 	}
-	s.Problems = slices.Concat(n.own(), sourceProblems(s.Sources, n.finding), crewProblems(s), clusterProblems(s))
-	s.Notes = n.notes(d, s)
+	ended, ending := ends(n.running.pairs, n.o.Now())
+	s.Problems = slices.Concat(n.own(), ended, sourceProblems(s.Sources, n.finding), crewProblems(s), clusterProblems(s))
+	s.Notes = append(n.notes(d, s), ending...)
 	n.snapshot.Store(s)
 }
 
@@ -97,6 +98,9 @@ func (n *Node) own() []Problem {
 	}
 	for _, line := range n.loading {
 		add("data_dir", line, "look at "+n.store.dir)
+	}
+	for _, line := range n.troubles.files {
+		add("files", line, "mend the file: it is read again when it changes")
 	}
 	if n.saving != nil {
 		add("data_dir", "the running configuration is not kept: "+n.saving.Error(), "make room or give lbd the right to write there")

@@ -14,8 +14,7 @@ import (
 // What is read at most.
 const (
 	maxDocument = 16 << 20
-	maxFile     = 4 << 20  // one certificate, key or CA
-	maxFiles    = 64 << 20 // all of them
+	maxFile     = 4 << 20 // one certificate, key or CA; lb bounds all of them
 )
 
 // source is the text a configuration is made of: the settings are the file's;
@@ -56,23 +55,6 @@ func (s source) parse(filters map[string]func(lb.Node) error) (*lb.Config, error
 // same reports whether both give the same configuration.
 func (s source) same(o source) bool {
 	return s.owner == o.owner && bytes.Equal(s.settings, o.settings) && bytes.Equal(s.objects, o.objects)
-}
-
-// readFiles reads what the configuration names, so that workers open no path.
-func readFiles(c *lb.Config) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	total := 0
-	for _, path := range c.Files() {
-		text, err := readBounded(path, maxFile)
-		if err != nil {
-			return nil, err
-		}
-		if total += len(text); total > maxFiles {
-			return nil, fmt.Errorf("read %s: the files of this configuration have more than %d bytes together", path, maxFiles)
-		}
-		files[path] = text
-	}
-	return files, nil
 }
 
 // digest identifies the files' names and contents; it gives nothing away.
