@@ -55,13 +55,27 @@ func (x *exchange) pick() {
 	x.connect(b)
 }
 
-// connect takes an idle connection to b, or makes one.
+// connect takes an idle connection to b, or makes one, or waits for room.
 func (x *exchange) connect(b *Backend) {
 	x.session.Backend = b
 	x.dialed = x.thread.loop.Now()
-	b.load.begin()
-	x.upActive = true
-	up, reused, err := x.thread.connect(x, b, x.fresh)
+	b.load.requests.Add(1)
+	if b.endpoint.queues[x.thread.index].count.Load() == 0 && b.hasRoom() {
+		up, reused, err := x.thread.connect(x, b, x.fresh)
+		if err == nil || !isFull(err) {
+			b.load.active.Add(1)
+			x.upActive = true
+			x.take(b, up, reused, err)
+			return
+		}
+	}
+	if !x.enqueue(b) {
+		x.attemptFailed(full())
+	}
+}
+
+// take goes on with what connect found.
+func (x *exchange) take(b *Backend, up upstream, reused bool, err *Error) {
 	if err != nil {
 		x.gone()
 		x.attemptFailed(err)
@@ -293,11 +307,15 @@ func (x *exchange) replyRoom() *answerH1 {
 
 // gone: the attempt has no upstream any more.
 func (x *exchange) gone() {
+	if x.queued != nil {
+		x.leaveQueue("gone")
+	}
 	x.up = nil
 	x.sending = false
 	if x.upActive {
 		x.upActive = false
 		x.session.Backend.load.end()
+		x.session.Backend.endpoint.freed(x.thread)
 	}
 }
 

@@ -28,6 +28,7 @@ type clientH1 struct {
 	maxAge          time.Duration
 	uses            int
 	bound           bound
+	suspect         bool // the last response was to HEAD: some backends send its body all the same
 	idling          bool // to be put away when TLS is through with it
 }
 
@@ -77,7 +78,7 @@ func (c *clientH1) Connected(err error) {
 	x := c.x
 	if err != nil {
 		c.x, c.state = nil, clientClosed
-		c.endpoint.open.Add(-1)
+		c.endpoint.closed(c.thread)
 		x.upstreamFailed(&Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect})
 		return
 	}
@@ -172,7 +173,7 @@ func (c *clientH1) detach() { c.x, c.answer = nil, nil }
 func (c *clientH1) close() {
 	if c.state != clientClosed {
 		c.state = clientClosed
-		c.endpoint.open.Add(-1)
+		c.endpoint.closed(c.thread)
 		c.t.Close()
 	}
 }
@@ -187,6 +188,10 @@ func (c *clientH1) Received(p []byte) {
 		case clientHead:
 			if c.answer.method == "" {
 				c.fail(responseError(errors.New("answers before it is asked")))
+				return
+			}
+			if c.uses > 1 && c.conn.Taken() == c.answer.taken {
+				c.failUnasked()
 				return
 			}
 			p = c.readHead(p)
@@ -300,6 +305,7 @@ func (c *clientH1) readBody(p []byte) []byte {
 // hears of it, so that the next request can have it.
 func (c *clientH1) whole(rest []byte, tell func(*exchange)) {
 	x, a := c.x, c.answer
+	c.suspect = a.method == "HEAD" && a.parsed.Length != 0
 	c.detach()
 	c.state = clientIdle
 	if len(rest) > 0 || !a.sent || a.parsed.Close || a.parsed.Framing == h1.UntilClose || c.aged(c.thread.loop.Now()) {
@@ -364,6 +370,15 @@ func (c *clientH1) lost(err error) *Error {
 		e.Sent = c.conn.Taken() > c.answer.taken
 	}
 	return e
+}
+
+// failUnasked: bytes came before the request went out, so they answer an earlier
+// one, or tell of the connection's end.
+func (c *clientH1) failUnasked() {
+	c.thread.counts.stale.Add(1)
+	e := responseError(errors.New("answers before it is asked"))
+	e.kind, e.Sent = failedSilent, false
+	c.fail(e)
 }
 
 // fail ends the attempt with an error.

@@ -443,7 +443,7 @@ func (c *clientH2) forget() bool {
 	}
 	c.closed = true
 	c.thread.loop.Stop(&c.timer)
-	c.endpoint.open.Add(-1)
+	c.endpoint.closed(c.thread)
 	g := c.group
 	if i := slices.Index(g.conns, c); i >= 0 {
 		g.conns = slices.Delete(g.conns, i, i+1)

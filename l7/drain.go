@@ -51,8 +51,11 @@ func (t *thread) cutBackends(disabled map[lb.BackendID]bool) {
 		if i >= len(t.active) {
 			continue
 		}
-		if x := t.active[i]; x.up != nil && disabled[x.session.Backend.id] {
-			x.up.abort()
+		x := t.active[i]
+		if (x.up != nil || x.queued != nil) && disabled[x.session.Backend.id] {
+			if x.up != nil {
+				x.up.abort()
+			}
 			x.upstreamFailed(&Error{Status: 503, Reason: lb.NoHealthyBackend, Sent: true})
 		}
 	}

@@ -36,6 +36,10 @@ type endpoint struct {
 	open   atomic.Int64 // connections, idle ones included
 	idle   atomic.Int64
 	shards []shard // one per thread
+
+	pending atomic.Int64  // requests that wait for room, in all queues
+	asked   atomic.Uint32 // whose turn it is to be asked
+	queues  []queue       // one per thread
 }
 
 // shard is what one thread put away. It is a stack: the connection that served
@@ -47,7 +51,7 @@ type shard struct {
 }
 
 func newEndpoint(key endpointKey, threads int) (*endpoint, error) {
-	e := &endpoint{key: key, shards: make([]shard, threads)}
+	e := &endpoint{key: key, shards: make([]shard, threads), queues: make([]queue, threads)}
 	if path, ok := strings.CutPrefix(key.address, "unix:"); ok {
 		e.path = path
 		return e, nil
@@ -88,6 +92,7 @@ func (e *endpoint) put(c *clientH1, limits *lb.PoolLimits) {
 	s.mu.Lock()
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
+	e.freed(c.thread)
 }
 
 // evict closes the connection that t put away first.
@@ -114,7 +119,7 @@ func (e *endpoint) take(t *thread, whose bound) *clientH1 {
 	}
 	s := &e.shards[t.index]
 	s.mu.Lock()
-	c := s.pop(whose)
+	c := s.pop(whose, t.loop.Now())
 	s.mu.Unlock()
 	if c != nil {
 		e.idle.Add(-1)
@@ -132,15 +137,20 @@ func (e *endpoint) take(t *thread, whose bound) *clientH1 {
 	return nil
 }
 
-func (s *shard) pop(whose bound) *clientH1 {
+func (s *shard) pop(whose bound, now time.Duration) *clientH1 {
 	for i := len(s.conns) - 1; i >= 0; i-- {
-		if c := s.conns[i]; c.bound == whose { // without PROXY headers the first is
+		c := s.conns[i] // without PROXY headers and HEAD the first is it
+		if c.bound == whose && !(c.suspect && now-c.idleSince < suspicion) {
 			s.conns = slices.Delete(s.conns, i, i+1)
 			return c
 		}
 	}
 	return nil
 }
+
+// suspicion is how long a connection is left alone whose backend may be about to
+// send a body that must not be.
+const suspicion = 50 * time.Millisecond
 
 // remove takes c out, unless somebody else has.
 func (s *shard) remove(c *clientH1) bool {
@@ -159,7 +169,7 @@ func (s *shard) remove(c *clientH1) bool {
 func (e *endpoint) steal(s *shard, t *thread, whose bound) *clientH1 {
 	for {
 		s.mu.Lock()
-		c := s.pop(whose)
+		c := s.pop(whose, t.loop.Now())
 		if c == nil {
 			s.mu.Unlock()
 			return nil
@@ -170,14 +180,14 @@ func (e *endpoint) steal(s *shard, t *thread, whose bound) *clientH1 {
 		c.thread.loop.Post(c.conn.Forget)
 		if !quiet(fd) { // it ended, or said something unasked, in the meantime
 			unix.Close(fd)
-			e.open.Add(-1)
+			e.closed(t)
 			t.counts.stale.Add(1)
 			continue
 		}
 		t.counts.takeovers.Add(1)
 		moved := &clientH1{thread: t, endpoint: e, born: c.born, maxAge: c.maxAge, limits: c.limits, uses: c.uses, bound: c.bound}
 		if err := moved.conn.Init(t.loop, fd, moved); err != nil {
-			e.open.Add(-1)
+			e.closed(t)
 			return nil
 		}
 		moved.t = &moved.conn
@@ -187,6 +197,12 @@ func (e *endpoint) steal(s *shard, t *thread, whose bound) *clientH1 {
 		}
 		return moved
 	}
+}
+
+// closed counts a connection out.
+func (e *endpoint) closed(t *thread) {
+	e.open.Add(-1)
+	e.freed(t)
 }
 
 // quiet reports whether an idle connection has neither ended nor been sent

@@ -62,6 +62,7 @@ type exchange struct {
 	chain   *chain
 	down    downstream
 	up      upstream // of the current attempt; nil between attempts
+	queued  *queue   // where the attempt waits for room at its backend; nil: it does not
 
 	timer    loop.Timer
 	wait     waitFor

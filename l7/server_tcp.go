@@ -157,7 +157,7 @@ func (p *tcpProxy) Expired(*loop.Timer) {
 
 // letGo counts the backend's connection out.
 func (p *tcpProxy) letGo() {
-	p.backend.endpoint.open.Add(-1)
+	p.backend.endpoint.closed(p.thread)
 	p.backend.load.end()
 	p.backend = nil
 }

@@ -106,8 +106,8 @@ func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *
 		if c == nil {
 			break
 		}
-		if !idempotent(x.session.Request.Method) && c.t == &c.conn && !quiet(c.conn.FD()) {
-			t.counts.stale.Add(1) // it could not be sent again: look first
+		if (c.suspect || !idempotent(x.session.Request.Method)) && c.t == &c.conn && !quiet(c.conn.FD()) {
+			t.counts.stale.Add(1) // the request could not be sent again: look first
 			c.close()
 			continue
 		}
@@ -116,8 +116,11 @@ func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *
 		c.expect(x)
 		return c, true, nil
 	}
+	if e.open.Load() >= int64(b.pool.Config.Connections.PerBackend) && e.idle.Load() > 0 {
+		e.evict(t) // one that x must not have stands in its way
+	}
 	if e.open.Load() >= int64(b.pool.Config.Connections.PerBackend) {
-		return nil, false, &Error{Status: 503, Reason: lb.Overload, kind: failedConnect}
+		return nil, false, full()
 	}
 	c, err := t.dialH1(x, b)
 	if err != nil {

@@ -26,6 +26,7 @@ type waitFor uint8
 const (
 	waitNothing     waitFor = iota
 	waitConnection          // of the attempt
+	waitRoom                // at its backend, for one more connection or request
 	waitRequest             // the rest of the request's body
 	waitHead                // of the response
 	waitMore                // of the response's body
@@ -72,7 +73,7 @@ func (x *exchange) rearm() {
 
 // Expired is called when a wait took too long.
 func (x *exchange) Expired(*loop.Timer) {
-	if x.suspended && x.wait != waitConnection {
+	if x.suspended && x.wait != waitConnection && x.wait != waitRoom {
 		x.arm(x.wait, time.Second) // what a phase off the loop does is bounded by its context
 		return
 	}
@@ -85,6 +86,9 @@ func (x *exchange) Expired(*loop.Timer) {
 	case waitConnection:
 		x.up.abort()
 		x.upstreamFailed(&Error{Status: 504, Source: FromUpstream, Reason: lb.ConnectTimeout, kind: failedConnect})
+	case waitRoom:
+		x.leaveQueue("timeout")
+		x.upstreamFailed(full())
 	case waitRequest:
 		x.requestLate()
 	case waitHead:

@@ -77,6 +77,7 @@ var helps = map[string]string{
 	"lbd_requests_total":                        "Requests by listener, pool and class of the status.",
 	"lbd_response_body_bytes_total":             "Bytes of response bodies that were sent.",
 	"lbd_retries_total":                         "Further attempts of a request, by the reason of the failed one.",
+	"lbd_upstream_pending_total":                "Requests that had to wait for room at their backend, by how that ended.",
 	"lbd_upstream_connections_opened_total":     "Connections to backends that were opened.",
 	"lbd_upstream_connections_reused_total":     "Requests that went over an idle connection.",
 	"lbd_upstream_connections_stale_total":      "Idle connections found closed when they were to be used.",
