@@ -2,6 +2,8 @@ package filter
 
 import (
 	"errors"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,5 +40,18 @@ pools: { app: { backends: ["127.0.0.1:2"] } }
 func TestCheckKnowsEveryFilter(t *testing.T) {
 	if len(Check()) != len(All) {
 		t.Errorf("%d checks of %d filters", len(Check()), len(All))
+	}
+}
+
+// The README of the package lists every filter there is.
+func TestEveryFilterHasALineInTheDocs(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range All {
+		if !strings.Contains(string(text), "\n| `"+name+"` |") {
+			t.Errorf("README.md has no line about %s", name)
+		}
 	}
 }
