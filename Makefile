@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz bench bench-l4 behaviours generate clean
+.PHONY: build run lab test check race fuzz bench bench-l4 behaviours floods generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -40,6 +40,9 @@ bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per 
 
 behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile messages; PEER=nginx for one
 	$(GO) run ./bench/behave $(if $(PEER),-peer $(PEER))
+
+floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside them; PEER=lbd for one
+	$(GO) run ./bench/floods $(if $(PEER),-peer $(PEER)) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
 
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4

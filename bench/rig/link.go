@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -27,6 +28,7 @@ type Link struct {
 	NoAck    bool          // of the proxy's SETTINGS
 	Window   bool          // give window back for DATA
 
+	out   sink
 	block bytes.Buffer
 	enc   *hpack.Encoder
 	dec   *hpack.Decoder
@@ -64,17 +66,50 @@ func Dial(addr string, patience time.Duration, settings ...http2.Setting) (*Link
 	if err != nil {
 		return nil, err
 	}
-	l := &Link{Conn: c, Framer: http2.NewFramer(c, c), Patience: patience, Settings: map[http2.SettingID]uint32{}, lines: map[uint32]*Answer{}}
+	l := &Link{Conn: c, out: sink{c: c}, Patience: patience, Settings: map[http2.SettingID]uint32{}, lines: map[uint32]*Answer{}}
+	l.Framer = http2.NewFramer(&l.out, c)
 	l.AllowIllegalWrites, l.AllowIllegalReads = true, true
 	l.SetReuseFrames()
 	l.enc, l.dec = hpack.NewEncoder(&l.block), hpack.NewDecoder(4096, nil)
 	c.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+	if _, err := io.WriteString(&l.out, http2.ClientPreface); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return l, l.WriteSettings(settings...)
 }
+
+// sink writes to a connection, many frames at once when it has room for them.
+type sink struct {
+	c    net.Conn
+	room int
+	b    []byte
+	sent atomic.Int64
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.b = append(s.b, p...)
+	if len(s.b) < s.room {
+		return len(p), nil
+	}
+	return len(p), s.flush()
+}
+
+func (s *sink) flush() error {
+	n, err := s.c.Write(s.b)
+	s.sent.Add(int64(n))
+	s.b = s.b[:0]
+	return err
+}
+
+// Gather makes frames wait until there are n bytes of them; 0 sends them now.
+func (l *Link) Gather(n int) error {
+	l.out.room = n
+	return l.out.flush()
+}
+
+// Sent is how many bytes were sent.
+func (l *Link) Sent() int64 { return l.out.sent.Load() }
 
 // Fields encodes name, value, name, value...
 func (l *Link) Fields(fields ...string) []byte {

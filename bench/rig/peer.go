@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -92,6 +93,35 @@ func (r *Running) Stop() {
 	kill.Stop()
 	syscall.Kill(-r.Pid, syscall.SIGKILL)
 	os.RemoveAll(r.Dir)
+}
+
+// Memory is the resident size of the proxy and its children, in bytes.
+func (r *Running) Memory() (sum int64) {
+	for _, pid := range family(r.Pid) {
+		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+		if err != nil {
+			continue
+		}
+		var size, resident int64
+		fmt.Sscan(string(statm), &size, &resident)
+		sum += resident * int64(os.Getpagesize())
+	}
+	return sum
+}
+
+// family is a process with all that descend from it.
+func family(pid int) []int {
+	out := []int{pid}
+	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, file := range children {
+		text, _ := os.ReadFile(file)
+		for _, word := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(word); err == nil {
+				out = append(out, family(child)...)
+			}
+		}
+	}
+	return out
 }
 
 func port(addr string) string {

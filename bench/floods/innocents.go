@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cirque-lb/lb/bench/rig"
+)
+
+// innocents are clients that ask at a steady pace, half of them by HTTP/2.
+type innocents struct{ clients []innocent }
+
+type innocent struct {
+	http *http.Client
+	url  string
+}
+
+// innocence is what they met.
+type innocence struct {
+	asked, failed int
+	p99           time.Duration
+}
+
+const pace = 10 * time.Millisecond
+
+func newInnocents(r *rig.Running) *innocents {
+	in := &innocents{}
+	for i := range 8 {
+		var p http.Protocols
+		addr := r.Addr
+		if i%2 == 0 {
+			p.SetHTTP1(true)
+		} else {
+			p.SetUnencryptedHTTP2(true)
+			addr = r.H2
+		}
+		in.clients = append(in.clients, innocent{&http.Client{Transport: &http.Transport{Protocols: &p}, Timeout: patience}, "http://" + addr + "/"})
+	}
+	return in
+}
+
+func (in *innocents) close() {
+	for _, c := range in.clients {
+		c.http.CloseIdleConnections()
+	}
+}
+
+// watch counts while f runs.
+func (in *innocents) watch(f func()) (out innocence) {
+	var mu sync.Mutex
+	var took []time.Duration
+	stop := make(chan bool)
+	var all sync.WaitGroup
+	for _, c := range in.clients {
+		all.Go(func() {
+			tick := time.NewTicker(pace)
+			defer tick.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+				}
+				d, ok := c.ask()
+				mu.Lock()
+				out.asked++
+				if !ok {
+					out.failed++
+				}
+				took = append(took, d)
+				mu.Unlock()
+			}
+		})
+	}
+	f()
+	close(stop)
+	all.Wait()
+	slices.Sort(took)
+	if len(took) > 0 {
+		out.p99 = took[len(took)*99/100]
+	}
+	return out
+}
+
+func (c innocent) ask() (time.Duration, bool) {
+	began := time.Now()
+	res, err := c.http.Get(c.url)
+	if err != nil {
+		return time.Since(began), false
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	return time.Since(began), err == nil && res.StatusCode == 200 && string(b) == "ok"
+}
+
+// startOrigin serves "ok", and 4 MiB at /big; /sink reads a body first.
+func startOrigin() (*http.Server, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	block := []byte(strings.Repeat("x", 64<<10))
+	s := &http.Server{Addr: ln.Addr().String(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/sink" {
+			io.Copy(io.Discard, r.Body)
+		}
+		if r.URL.Path != "/big" {
+			io.WriteString(w, "ok")
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(64*len(block)))
+		for range 64 {
+			if _, err := w.Write(block); err != nil {
+				return
+			}
+		}
+	})}
+	go s.Serve(ln)
+	return s, nil
+}
