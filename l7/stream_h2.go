@@ -206,11 +206,17 @@ func (st *streamH2) resumeBody() {
 	}
 }
 
+// buffered says that the client is full as soon as it gives no window: a client
+// that opens many streams and takes nothing is to cost little on each.
 func (st *streamH2) buffered() int {
 	if st.s == nil {
 		return 0
 	}
-	return st.s.Buffered()
+	n := st.s.Buffered()
+	if n > 0 && st.c.conn.Stalled(st.s) {
+		n += highWater
+	}
+	return n
 }
 
 // abort: the response is not whole, and must not look so.

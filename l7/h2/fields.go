@@ -19,7 +19,7 @@ type block struct {
 	seen    pseudo
 	size    int // as SETTINGS_MAX_HEADER_LIST_SIZE counts
 	count   int
-	cookies int    // index of the cookie field + 1
+	cookies int // index of the cookie field + 1
 	crumbs  []string
 	bad     string // why it is malformed; the first reason
 }

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,9 @@ func TestFloodsAreStopped(t *testing.T) {
 		{"made you reset: self-dependency", 210, nil, func(w *wire, i int) {
 			w.head(uint32(2*i+1), true, get()...)
 			_ = w.WritePriority(uint32(2*i+1), http2.PriorityParam{StreamDep: uint32(2*i + 1)})
+		}},
+		{"header lists over the limit", 110, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get(slices.Repeat([]string{"x", strings.Repeat("a", 1000)}, 70)...)...)
 		}},
 		{"streams over the limit", 320, nil, func(w *wire, i int) { w.head(uint32(2*i+1), true, get()...) }},
 	} {

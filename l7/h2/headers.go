@@ -166,6 +166,9 @@ func (c *Conn) onRequest(id uint32) {
 	if b.end && !s.has(gone) {
 		c.ended(s)
 	}
+	if b.head.TooLarge { // decoding it was work for nothing, as a reset is
+		c.chargeReset()
+	}
 }
 
 func (c *Conn) onResponse(s *Stream) {

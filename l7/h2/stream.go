@@ -52,6 +52,9 @@ func (s *Stream) ID() uint32 { return s.id }
 // Buffered returns how many bytes wait to be sent on s.
 func (s *Stream) Buffered() int { return s.queue.size }
 
+// Stalled says that the peer gives no window for s.
+func (c *Conn) Stalled(s *Stream) bool { return s.sendWindow <= 0 || c.sendWindow <= 0 }
+
 // Sent returns how many body bytes went out: it shows whether the peer takes
 // what is Buffered.
 func (s *Stream) Sent() int64 { return s.sent }
