@@ -53,6 +53,7 @@ type Proxy struct {
 
 	mu        sync.Mutex // guards what follows
 	snapshot  *Snapshot
+	secrets   secrets // of the last one that was prepared
 	state     lb.State
 	endpoints map[endpointKey]*endpoint
 	loads     map[lb.BackendID]*load

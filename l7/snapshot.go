@@ -1,7 +1,6 @@
 package l7
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
@@ -38,9 +37,10 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		listeners:  map[string]*listener{},
 		byName:     map[string]*Pool{},
 	}
+	secrets := p.secretsFrom(files)
 	pools := s.byName
 	for _, c := range cfg.Pools {
-		pool, err := p.buildPool(c, files)
+		pool, err := p.buildPool(c, secrets)
 		if err != nil {
 			return nil, fmt.Errorf("pool %s: %w", c.Name, err)
 		}
@@ -52,7 +52,7 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		l := &listener{config: c, pool: pools[c.Pool]}
 		if c.TLS != nil {
 			var err error
-			if l.secure, err = p.buildServerTLS(c.TLS, files); err != nil {
+			if l.secure, err = p.buildServerTLS(c.TLS, secrets); err != nil {
 				return nil, fmt.Errorf("listener %s: %w", c.Name, err)
 			}
 		}
@@ -68,6 +68,7 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 	if _, err := newView(s, overlay{}); err != nil {
 		return nil, err
 	}
+	p.keepSecrets(secrets)
 	return s, nil
 }
 
@@ -140,13 +141,18 @@ func (p *Proxy) buildFilters(specs []lb.FilterSpec, files map[string][]byte) ([]
 	return filters, nil
 }
 
-func (p *Proxy) buildPool(c *lb.Pool, files map[string][]byte) (*Pool, error) {
+func (p *Proxy) buildPool(c *lb.Pool, r *secretReader) (*Pool, error) {
 	pool := &Pool{Config: c, budget: p.budget(c.Name), timed: c.Balance == "ewma"}
 	if c.Outlier != nil {
 		pool.streak = int32(c.Outlier.Consecutive5xx)
 	}
+	key := endpointKey{protocol: c.Protocol, plain: c.TLS == nil, proxied: c.ProxyProtocol != ""}
+	if c.TLS != nil {
+		key.tls, key.secrets = *c.TLS, r.digest(rootsOf(c.TLS), c.TLS.Cert, c.TLS.Key)
+	}
 	for _, b := range c.Backends {
-		e, err := p.endpoint(c, b, files)
+		key.address = b.Address
+		e, err := p.endpoint(key, r)
 		if err != nil {
 			return nil, err
 		}
@@ -158,17 +164,7 @@ func (p *Proxy) buildPool(c *lb.Pool, files map[string][]byte) (*Pool, error) {
 
 // endpoint finds the endpoint of a backend among those of older generations, or
 // makes it.
-func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*endpoint, error) {
-	key := endpointKey{address: b.Address, protocol: c.Protocol, plain: c.TLS == nil, proxied: c.ProxyProtocol != ""}
-	if c.TLS != nil {
-		key.tls = *c.TLS
-		h := sha256.New()
-		for _, name := range []string{rootsOf(c.TLS), c.TLS.Cert, c.TLS.Key} {
-			fmt.Fprintf(h, "%d:", len(files[name]))
-			h.Write(files[name])
-		}
-		key.secrets = [32]byte(h.Sum(nil))
-	}
+func (p *Proxy) endpoint(key endpointKey, r *secretReader) (*endpoint, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e := p.endpoints[key]; e != nil {
@@ -179,7 +175,7 @@ func (p *Proxy) endpoint(c *lb.Pool, b *lb.Backend, files map[string][]byte) (*e
 		return nil, err
 	}
 	if !key.plain {
-		if e.secure, err = buildClientTLS(&key, files); err != nil {
+		if e.secure, err = buildClientTLS(&key, r); err != nil {
 			return nil, err
 		}
 	}

@@ -17,7 +17,7 @@ type clientTLS struct{ config *tls.Config }
 const sessions = 64
 
 // buildClientTLS builds what connections to a backend need.
-func buildClientTLS(key *endpointKey, files map[string][]byte) (*clientTLS, error) {
+func buildClientTLS(key *endpointKey, r *secretReader) (*clientTLS, error) {
 	c := &key.tls
 	config := &tls.Config{
 		ServerName:                  c.ServerName,
@@ -35,16 +35,16 @@ func buildClientTLS(key *endpointKey, files map[string][]byte) (*clientTLS, erro
 	}
 	var err error
 	if name := rootsOf(c); name != "" {
-		if config.RootCAs, err = loadPool(name, files); err != nil {
+		if config.RootCAs, err = r.pool(name); err != nil {
 			return nil, err
 		}
 	}
 	if c.Cert != "" {
-		certificate, err := loadKeyPair(lb.CertificateFiles{Cert: c.Cert, Key: c.Key}, files)
+		certificate, err := r.pair(lb.CertificateFiles{Cert: c.Cert, Key: c.Key})
 		if err != nil {
 			return nil, err
 		}
-		config.Certificates = []tls.Certificate{*certificate}
+		config.Certificates = []tls.Certificate{*withLeaf(&certificate.Certificate)}
 	}
 	return &clientTLS{config}, nil
 }

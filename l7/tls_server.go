@@ -4,9 +4,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -33,10 +31,10 @@ type certificateNames struct {
 }
 
 // buildServerTLS builds what an https listener needs.
-func (p *Proxy) buildServerTLS(c *lb.ServerTLS, files map[string][]byte) (*serverTLS, error) {
+func (p *Proxy) buildServerTLS(c *lb.ServerTLS, r *secretReader) (*serverTLS, error) {
 	s := &serverTLS{names: certificateNames{exact: map[string][]*tls.Certificate{}, wildcard: map[string][]*tls.Certificate{}}}
 	for _, f := range c.Certificates {
-		certificate, err := loadKeyPair(f, files)
+		certificate, err := r.pair(f)
 		if err != nil {
 			return nil, err
 		}
@@ -52,57 +50,41 @@ func (p *Proxy) buildServerTLS(c *lb.ServerTLS, files map[string][]byte) (*serve
 		s.config.MinVersion = tls.VersionTLS13
 	}
 	if c.ClientCA != "" {
-		pool, err := loadPool(c.ClientCA, files)
+		pool, err := r.pool(c.ClientCA)
 		if err != nil {
 			return nil, err
 		}
 		s.config.ClientCAs, s.config.ClientAuth = pool, tls.RequireAndVerifyClientCert
 	}
-	s.base = p.tickets.base(sha256.Sum256(files[c.ClientCA]))
+	s.base = p.tickets.base(sha256.Sum256(r.files[c.ClientCA]))
 	return s, nil
 }
 
-func loadKeyPair(f lb.CertificateFiles, files map[string][]byte) (*tls.Certificate, error) {
-	for _, name := range []string{f.Cert, f.Key} {
-		if len(files[name]) == 0 {
-			return nil, fmt.Errorf("certificate file %s is empty or missing", name)
-		}
-	}
-	certificate, err := tls.X509KeyPair(files[f.Cert], files[f.Key])
-	if err != nil {
-		return nil, fmt.Errorf("certificate %s with key %s: %w", f.Cert, f.Key, err)
-	}
-	return &certificate, nil
-}
-
-func loadPool(name string, files map[string][]byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(files[name]) {
-		if name == lb.SystemCAs {
-			name = "of the system"
-		}
-		return nil, fmt.Errorf("CA file %s holds no certificate", name)
-	}
-	return pool, nil
-}
-
 // add enters a certificate under each of its names.
-func (n *certificateNames) add(c *tls.Certificate) {
+func (n *certificateNames) add(p *namedPair) {
+	c := &p.Certificate
 	if n.first == nil {
 		n.first = c
 	}
-	names := c.Leaf.DNSNames
-	if len(names) == 0 && c.Leaf.Subject.CommonName != "" {
-		names = []string{c.Leaf.Subject.CommonName}
-	}
-	for _, name := range names {
-		name = strings.ToLower(name)
+	for _, name := range p.names {
 		if suffix, wild := strings.CutPrefix(name, "*"); wild {
-			n.wildcard[suffix] = append(n.wildcard[suffix], c)
+			n.wildcard[suffix] = another(n.wildcard[suffix], c)
 		} else {
-			n.exact[name] = append(n.exact[name], c)
+			n.exact[name] = another(n.exact[name], c)
 		}
 	}
+}
+
+// another appends to the certificates of a name. Of several crypto/tls looks at
+// the leaves, and would parse them in every handshake.
+func another(list []*tls.Certificate, c *tls.Certificate) []*tls.Certificate {
+	if len(list) == 1 {
+		list[0] = withLeaf(list[0])
+	}
+	if len(list) > 0 {
+		c = withLeaf(c)
+	}
+	return append(list, c)
 }
 
 // choose is crypto/tls's: exact, else wildcard, else the first of the list.
@@ -114,15 +96,18 @@ func (n *certificateNames) choose(hello *tls.ClientHelloInfo) (*tls.Certificate,
 			found = n.wildcard[name[dot:]]
 		}
 	}
+	switch len(found) {
+	case 0:
+		return n.first, nil
+	case 1:
+		return found[0], nil // crypto/tls says what does not fit
+	}
 	for _, c := range found {
 		if hello.SupportsCertificate(c) == nil {
 			return c, nil
 		}
 	}
-	if len(found) > 0 {
-		return found[0], nil // crypto/tls says what does not fit
-	}
-	return n.first, nil
+	return found[0], nil
 }
 
 // tickets are the keys of session tickets. The zero value is ready.
