@@ -46,6 +46,7 @@ type Proxy struct {
 	handshakes  gate
 	tickets     tickets
 	blocking    atomic.Int64 // filters' phases that run off the loops
+	imported    atomic.Uint64
 	drains      atomic.Bool
 	drained     atomic.Bool // and no loop accepts any more
 	done        chan struct{}

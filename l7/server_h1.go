@@ -134,9 +134,9 @@ func (s *serverH1) hold(p []byte) {
 	}
 }
 
-// RunLater goes on with what was held.
+// RunLater goes on with what was held, here or elsewhere.
 func (s *serverH1) RunLater() {
-	if s.state == serverClosed || s.held == nil {
+	if s.state == serverClosed || s.thread.offer(s) || s.held == nil {
 		return
 	}
 	held := *s.held
@@ -310,6 +310,10 @@ func (s *serverH1) readBody(p []byte) []byte {
 
 // done ends the exchange: the next request's turn, or the end.
 func (s *serverH1) done() {
+	if s.state == serverClosed { // it is somebody else's now
+		s.forget()
+		return
+	}
 	whole := s.state == serverAnswer
 	tunnel := s.state == serverTunnel
 	untilClose := s.turn.framing == h1.UntilClose
@@ -338,7 +342,7 @@ func (s *serverH1) done() {
 func (s *serverH1) next() {
 	s.state = serverHead
 	s.thread.loop.Set(&s.timer, s.keepAlive(), s)
-	if s.held != nil && !s.consuming {
+	if s.thread.give != nil || s.held != nil && !s.consuming {
 		s.thread.loop.Later(s)
 	}
 }
@@ -459,6 +463,9 @@ func (s *serverH1) Expired(*loop.Timer) {
 // drain tells the client to go with its next response, and closes an idle
 // connection soon.
 func (s *serverH1) drain() {
+	if s.thread.offer(s) {
+		return
+	}
 	if s.turn == nil && s.state == serverHead {
 		s.thread.loop.Stop(&s.timer)
 		s.thread.loop.Set(&s.timer, s.keepAlive(), s)

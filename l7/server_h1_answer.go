@@ -51,10 +51,15 @@ func (s *serverH1) frame(out *h1.Out, res *Response, end bool) {
 // closes reports whether the connection ends with this response: by the wish of
 // either side, or because the rest of the request is not going to be read.
 func (s *serverH1) closes() bool {
-	if s.state == serverBody || s.thread.draining() {
+	if s.state == serverBody || s.thread.draining() && !s.moves() {
 		s.closeNext = true
 	}
 	return s.closeNext
+}
+
+// moves: an upgrade hands the connection over after this response.
+func (s *serverH1) moves() bool {
+	return s.thread.give != nil && !s.stays() && !s.thread.proxy.view.Load().draining
 }
 
 func (s *serverH1) sendBody(p []byte, end bool) {

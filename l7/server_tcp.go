@@ -30,6 +30,8 @@ type tcpProxy struct {
 	place   int // in thread.clients
 	began   time.Duration
 	over    bool
+	tunnel  bool          // it began as a request, whose line is written
+	idle    time.Duration // the silence that ends it
 }
 
 // tcpEnd is one of the two connections.
@@ -43,7 +45,7 @@ type tcpEnd struct {
 
 // serveTCP joins a client with a backend of the listener's pool.
 func (t *thread) serveTCP(fd int, c *client, l *listener) {
-	p := &tcpProxy{thread: t, client: c, view: t.proxy.view.Load(), pool: l.pool, began: t.loop.Now()}
+	p := &tcpProxy{thread: t, client: c, view: t.proxy.view.Load(), pool: l.pool, began: t.loop.Now(), idle: tcpIdleTimeout}
 	p.near = tcpEnd{proxy: p, other: &p.far}
 	p.far = tcpEnd{proxy: p, other: &p.near}
 	if err := p.near.conn.Init(t.loop, fd, &p.near); err != nil {
@@ -106,8 +108,14 @@ func (e *tcpEnd) Connected(err error) {
 		p.far.conn.Write(appendProxyHeader(nil, p.client.peer, p.client.local))
 	}
 	p.near.conn.Resume()
-	p.thread.loop.Set(&p.timer, tcpIdleTimeout, p)
+	p.quiet()
+	if p.thread.give != nil {
+		p.thread.loop.Later(p)
+	}
 }
+
+// quiet begins to wait for silence anew.
+func (p *tcpProxy) quiet() { p.thread.loop.Set(&p.timer, p.idle, p) }
 
 // Received passes bytes on, and stops reading while they are not taken.
 func (e *tcpEnd) Received(b []byte) {
@@ -117,7 +125,7 @@ func (e *tcpEnd) Received(b []byte) {
 	if e.other.conn.Buffered() > highWater {
 		e.conn.Pause()
 	}
-	p.thread.loop.Set(&p.timer, tcpIdleTimeout, p)
+	p.quiet()
 }
 
 // Drained lets the other side go on.
@@ -190,6 +198,9 @@ func (p *tcpProxy) end(e *Error) {
 
 // record counts the connection as one request without a status.
 func (p *tcpProxy) record(e *Error) {
+	if p.tunnel {
+		return
+	}
 	l := p.thread.loop
 	o := outcome{start: l.At(p.began), client: p.client.peer, listener: p.client.listener, pool: p.pool.Name(),
 		attempts: len(p.tried), bytesIn: p.near.taken, bytesOut: p.far.taken, total: l.Now() - p.began}
@@ -202,8 +213,9 @@ func (p *tcpProxy) record(e *Error) {
 	p.thread.write(&o)
 }
 
-// drain leaves the connection alone: what it carries has no end that we know.
-func (p *tcpProxy) drain() {}
+// drain leaves the connection alone if nobody else takes it: what it carries has
+// no end that we know.
+func (p *tcpProxy) drain() { p.thread.offer(p) }
 
 func (p *tcpProxy) cut() { p.end(&Error{Reason: lb.Draining}) }
 

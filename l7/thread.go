@@ -27,6 +27,7 @@ type thread struct {
 	listeners map[int]*acceptor // by descriptor
 	sweeper   loop.Timer
 	date      dateCache
+	give      func(Handed)  // hands connections over; nil: nobody takes them
 	leaving   bool          // the proxy drains
 	grace     time.Duration // of idle connections, then
 

@@ -233,6 +233,19 @@ func (c *Conn) Release() int {
 	return int(c.fd)
 }
 
+// Movable reports whether another process could go on with the connection.
+func (c *Conn) Movable() bool {
+	return !c.closed && !c.broken && !c.ending && !c.muted && !c.connects && !c.watched
+}
+
+// HandOver is Release for another process to go on: it returns what was written
+// and not sent, too. A FIN that was read is read again there.
+func (c *Conn) HandOver() (fd int, unsent []byte) {
+	unsent = append([]byte(nil), c.out[c.sent:]...)
+	c.drop()
+	return c.Release(), unsent
+}
+
 // Steal is the first half of Release, by another thread: the loop hears no more
 // of the descriptor. Its own thread must be made to Forget the connection, and
 // must not touch it otherwise.

@@ -248,10 +248,18 @@ func (f *Fleet) part(all, current []found) {
 	f.mu.Lock()
 	f.leaving = append(f.leaving, leaving...)
 	f.mu.Unlock()
+	f.move(leaving, membersOf(current))
 	f.drain(leaving, f.drainTimeout())
 	for _, m := range leaving {
 		f.run(func() { f.runPing(m) })
 	}
+}
+
+func membersOf(all []found) (out []*member) {
+	for _, w := range all {
+		out = append(out, w.member)
+	}
+	return out
 }
 
 // crewOf seats the adopted workers. Their program is opened through one of

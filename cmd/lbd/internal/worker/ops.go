@@ -22,6 +22,8 @@ const (
 	opStats    = "stats"    //                                  -> lb.Stats
 	opTickets  = "tickets"  // keys of session tickets         []ticketKey
 	opLogs     = "logs"     // write there from now on          logsRequest + fds
+	opTake     = "take"     // go on with what comes by this line       + fd
+	opGive     = "give"     // hand your connections over by this line  + fd
 	opDrain    = "drain"    // finish and exit                  drainRequest
 	opBye      = "bye"      // the worker, before it exits      lb.Stats
 )

@@ -78,6 +78,10 @@ func (p *process) do(m message) (body any, fds []int, err error) {
 		return nil, nil, with(m, p.setTickets)
 	case opLogs:
 		return nil, nil, with(m, func(r logsRequest) error { return p.logs(r, m.fds) })
+	case opTake:
+		return nil, nil, p.take(m)
+	case opGive:
+		return nil, nil, p.give(m)
 	case opDrain:
 		return nil, nil, with(m, p.drainOn)
 	}

@@ -106,6 +106,7 @@ func (f *Fleet) handOver(ctx context.Context, old, c *crew, u *Update) error {
 	}
 	f.settleNow(ctx)
 	f.staff(c)
+	f.move(leaving, f.members(c))
 	f.drain(leaving, f.drainTimeout())
 	old.binary.Close()
 	if c.slots() < slots {
