@@ -284,19 +284,22 @@ func (l *lab) upgradeTo(ctx context.Context, m machine, binary string, broken bo
 		return r, v, err
 	}
 	_, said := l.ctl(m, "upgrade", "--binary", binary)
-	pause(ctx, l.window())
-	after, err := l.status(m)
-	if err != nil {
-		return r, v, err
-	}
-	kept := slices.Equal(sorted(before.pids()), sorted(after.pids()))
-	fresh := !slices.ContainsFunc(after.pids(), func(pid int) bool { return slices.Contains(before.pids(), pid) })
-	switch {
-	case broken:
+	var after []int
+	settled := l.until(ctx, settleTime, "the workers are ready", func() error {
+		s, err := l.status(m) // the supervisor changes, too, and adopts them
+		if after = s.pids(); err == nil && !s.allReady(l.processes()) {
+			err = fmt.Errorf("workers: %+v", s.Workers)
+		}
+		return err
+	})
+	kept := slices.Equal(sorted(before.pids()), sorted(after))
+	fresh := !slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before.pids(), pid) })
+	if broken {
 		v = check(said != nil && kept, "refused, the old workers serve on%s", because(said))
-	default:
-		v = check(said == nil && fresh && after.allReady(l.processes()), "new workers %v for %v%s", after.pids(), before.pids(), because(said))
+	} else {
+		v = check(errors.Join(said, settled) == nil && fresh, "new workers %v for %v%s", after, before.pids(), because(errors.Join(said, settled)))
 	}
+	pause(ctx, l.window())
 	r, err = l.load.take()
 	return r, v, err
 }
