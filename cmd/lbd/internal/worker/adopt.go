@@ -296,10 +296,18 @@ func (f *Fleet) crewOf(current []found) error {
 func (f *Fleet) documentOf(ctx context.Context, current []found) (*Update, error) {
 	w := slices.MaxFunc(current, func(a, b found) int { return cmp.Compare(a.hello.Generation, b.hello.Generation) })
 	var d document
-	if _, err := w.member.conn.quick(ctx, opDocument, nil, nil, &d); err != nil {
+	var files map[string][]byte
+	fds, err := w.member.conn.quick(ctx, opDocument, nil, nil, &d)
+	if err == nil {
+		files, err = d.unpack(fds)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("ask worker pid %d for its configuration: %w", w.member.pid, err)
 	}
-	u := &Update{Generation: d.Generation, File: d.File, Document: d.Text, Files: d.Files}
+	u := &Update{Generation: d.Generation, File: d.File, Document: d.Text, Files: files}
+	if err := u.pack(); err != nil {
+		return nil, err
+	}
 	c, err := f.options.Parse(d.File, d.Text)
 	if err != nil {
 		f.note("adopted", fmt.Sprintf("adopted workers serve a configuration (generation %d) that this lbd does not accept", d.Generation))

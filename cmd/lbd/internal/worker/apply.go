@@ -22,6 +22,9 @@ func (f *Fleet) Apply(ctx context.Context, u Update) error {
 		return err
 	}
 	defer f.release()
+	if err := u.pack(); err != nil {
+		return err
+	}
 	undo, err := f.adjust(u.Config)
 	if err != nil {
 		return err
@@ -180,7 +183,7 @@ func (f *Fleet) prepareAll(ctx context.Context, c *crew, opened []*group, u Upda
 // prepare has one worker build the update, and tells what it answered.
 func (u Update) prepare(ctx context.Context, m *member) error {
 	began := time.Now()
-	err := m.conn.prepare(ctx, u.wire())
+	err := m.conn.prepare(ctx, u.packed)
 	if u.Built != nil {
 		u.Built(m.name(), m.pid, time.Since(began), err)
 	}

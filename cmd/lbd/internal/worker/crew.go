@@ -155,7 +155,7 @@ func (f *Fleet) equip(ctx context.Context, m *member, groups []*group, u *Update
 	if err := m.conn.hold(ctx, groups); err != nil {
 		return err
 	}
-	if err := m.conn.prepare(ctx, u.wire()); err != nil {
+	if err := m.conn.prepare(ctx, u.packed); err != nil {
 		return err
 	}
 	return m.conn.commit(ctx, u.Generation)

@@ -65,6 +65,8 @@ type Update struct {
 	// Built, when set, is told what each worker answered. It may be called
 	// concurrently.
 	Built func(worker string, pid int, took time.Duration, err error)
+
+	packed document
 }
 
 // WorkerInfo is what is known of one worker process.

@@ -67,6 +67,7 @@ type echo struct {
 	generation atomic.Uint64
 	lines      atomic.Int64
 	tickets    atomic.Value
+	files      atomic.Int64 // bytes
 	open       sync.WaitGroup
 	drain      chan struct{}
 	done       chan struct{}
@@ -81,8 +82,12 @@ func newEcho(s Start) *echo {
 	return e
 }
 
-func (e *echo) Prepare(generation uint64, c *lb.Config, _ map[string][]byte) (func(), error) {
-	return func() { e.generation.Store(generation) }, nil
+func (e *echo) Prepare(generation uint64, c *lb.Config, files map[string][]byte) (func(), error) {
+	size := 0
+	for _, text := range files {
+		size += len(text)
+	}
+	return func() { e.generation.Store(generation); e.files.Store(int64(size)) }, nil
 }
 
 func (e *echo) SetTicketKeys(keys [][32]byte) error {
@@ -147,6 +152,7 @@ type answer struct {
 	Listener   string `json:"listener"`
 	Generation uint64 `json:"generation"`
 	Tickets    string `json:"tickets"` // the first key, and how many
+	Files      int64  `json:"files"`   // bytes
 }
 
 func (e *echo) talk(listener string, f *os.File) {
@@ -154,7 +160,7 @@ func (e *echo) talk(listener string, f *os.File) {
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		e.lines.Add(1)
-		text, _ := json.Marshal(answer{os.Getpid(), e.Name, os.Getuid(), listener, e.generation.Load(), e.tickets.Load().(string)})
+		text, _ := json.Marshal(answer{os.Getpid(), e.Name, os.Getuid(), listener, e.generation.Load(), e.tickets.Load().(string), e.files.Load()})
 		f.Write(append(text, '\n'))
 		select {
 		case <-e.drain:

@@ -144,7 +144,7 @@ func sockets(groups []*group) (names []socketName, fds []int) {
 func (c *conn) prepare(ctx context.Context, d document) error {
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
 	defer cancel()
-	_, err := c.call(ctx, opPrepare, d, nil, nil)
+	_, err := c.call(ctx, opPrepare, d, d.fds(), nil)
 	return err
 }
 

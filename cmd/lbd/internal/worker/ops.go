@@ -12,10 +12,10 @@ const (
 	opListen   = "listen"   // hold these listening sockets     []socketName + fds
 	opUnlisten = "unlisten" // let go of these                  []socketName
 	opHeld     = "held"     // give them back                   heldRequest -> []socketName + fds
-	opPrepare  = "prepare"  // build this configuration         document
+	opPrepare  = "prepare"  // build this configuration         document + fd of its files
 	opCommit   = "commit"   // switch it in                     commitRequest
 	opAbort    = "abort"    // forget what was built
-	opDocument = "document" // what do you serve                -> document
+	opDocument = "document" // what do you serve                -> document + fd of its files
 	opAccept   = "accept"   // accept on these slots, no others []grant
 	opState    = "state"    // health and overlay               lb.State
 	opPing     = "ping"     //                                  -> pong
@@ -62,14 +62,6 @@ type heldRequest struct {
 	From int `json:"from"`
 }
 
-// document is a configuration on the wire and in a worker's memory.
-type document struct {
-	Generation uint64            `json:"generation"`
-	File       string            `json:"file"`
-	Text       []byte            `json:"text"`
-	Files      map[string][]byte `json:"files,omitempty"`
-}
-
 type commitRequest struct {
 	Generation uint64 `json:"generation"`
 }
@@ -92,10 +84,6 @@ type logsRequest struct {
 
 type drainRequest struct {
 	Milliseconds int64 `json:"ms"` // until what is left is cut
-}
-
-func (u *Update) wire() document {
-	return document{u.Generation, u.File, u.Document, u.Files}
 }
 
 // binds lists what a configuration listens on, each address once.

@@ -17,7 +17,7 @@ import (
 // take a while and must not keep pings waiting.
 func (p *process) handle(c *conn, m message) {
 	if m.Op == opPrepare {
-		go func() { p.answer(c, m, nil, nil, with(m, func(d document) error { return p.prepare(c, d) })) }()
+		go p.runPrepare(c, m)
 		return
 	}
 	p.obeying.Lock()
@@ -29,6 +29,17 @@ func (p *process) handle(c *conn, m message) {
 	body, fds, err := p.do(m)
 	p.obeying.Unlock()
 	p.answer(c, m, body, fds, err)
+}
+
+// runPrepare builds a configuration and answers.
+func (p *process) runPrepare(c *conn, m message) {
+	fds := m.fds
+	err := with(m, func(d document) error {
+		fds = nil // unpack owns them
+		return p.prepare(c, d, m.fds)
+	})
+	closeAll(fds)
+	p.answer(c, m, nil, nil, err)
 }
 
 // obeys reports whether c is the supervisor that counts. What an earlier one
@@ -63,7 +74,8 @@ func (p *process) do(m message) (body any, fds []int, err error) {
 		p.abort()
 		return nil, nil, nil
 	case opDocument:
-		return p.document(), nil, nil
+		d := p.document()
+		return d, d.fds(), nil
 	case opListen:
 		return nil, nil, p.listen(m)
 	case opUnlisten:
@@ -106,7 +118,11 @@ func (p *process) pong() pong {
 }
 
 // prepare builds a configuration and keeps it for a commit.
-func (p *process) prepare(by *conn, d document) error {
+func (p *process) prepare(by *conn, d document, fds []int) error {
+	files, err := d.unpack(fds)
+	if err != nil {
+		return err
+	}
 	p.preparing.Lock()
 	defer p.preparing.Unlock()
 	if !p.obeys(by) {
@@ -117,7 +133,7 @@ func (p *process) prepare(by *conn, d document) error {
 	if err != nil {
 		return err
 	}
-	commit, err := p.server.Prepare(d.Generation, c, d.Files)
+	commit, err := p.server.Prepare(d.Generation, c, files)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -236,6 +237,7 @@ func (c *conn) send(m message, body any, fds []int) error {
 	if err != nil {
 		c.fail(err) // a message that is cut leaves nothing to go on with
 	}
+	runtime.KeepAlive(body) // a document's memory is open as long as it is used
 	return err
 }
 
