@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz bench bench-l4 behaviours floods generate clean
+.PHONY: build run lab test check race fuzz chaos bench bench-l4 behaviours floods generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -33,6 +33,9 @@ fuzz: ## every fuzz target, FUZZTIME each
 	    echo "$$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; \
 	  done; \
 	done
+
+chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute
+	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED))
 
 bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root
 	$(GO) run ./bench/l7
