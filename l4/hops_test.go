@@ -331,9 +331,7 @@ func TestICMPErrorsFollowTheirFlow(t *testing.T) {
 
 // resting returns a connection whose server side is in TIME_WAIT here, and the
 // sequence number that follows its client's last byte.
-func resting(t *testing.T) (client *net.TCPAddr, server int, next uint32) {
-	_, all := listeners(t, "127.0.0.1:0", 1) // not MPTCP, whose sockets rest as something else
-	l := all[0]
+func resting(t *testing.T, l net.Listener) (client *net.TCPAddr, server int, next uint32) {
 	c, err := net.Dial("tcp4", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -365,8 +363,19 @@ func resting(t *testing.T) (client *net.TCPAddr, server int, next uint32) {
 }
 
 func TestAConnectionInTIMEWAITKeepsItsOwnSegmentsOnly(t *testing.T) {
-	r := newRig(t, edge1).apply(steering(edge1, idleBut(edge1), idleBut(edge2)))
-	client, server, next := resting(t)
+	s := steering(edge1, idleBut(edge1), idleBut(edge2))
+	r := newRig(t, edge1)
+	_, plain := listeners(t, "127.0.0.1:0", 1)
+	bind, steered := listeners(t, "127.0.0.1:0", 1)
+	s.Binds = []lb.SteeredBind{bind}
+	r.apply(s)
+	r.keepsItsOwnSegmentsOnly("a listener of its own", plain[0])
+	// What such a listener accepts is not of TCP's own protocol to the kernel.
+	r.keepsItsOwnSegmentsOnly("a listener in the SOCKMAP", steered[0])
+}
+
+func (r *rig) keepsItsOwnSegmentsOnly(listener string, l net.Listener) {
+	client, server, next := resting(r.t.(*testing.T), l)
 	for _, c := range []struct {
 		sentence string
 		seq      uint32
@@ -382,7 +391,7 @@ func TestAConnectionInTIMEWAITKeepsItsOwnSegmentsOnly(t *testing.T) {
 		segment.Seq = c.seq
 		_, reason, _ := r.run(frame(eth(v4), ip4("127.0.0.1", "127.0.0.1", layers.IPProtocolTCP), segment, data(10)))
 		if reason != c.reason {
-			t.Errorf("%s: %s, want %s", c.sentence, reason, c.reason)
+			r.t.Errorf("%s, %s: %s, want %s", listener, c.sentence, reason, c.reason)
 		}
 	}
 }
