@@ -262,8 +262,22 @@ func (p *Proxy) Drain(deadline time.Time) {
 		// end the process under a connection that is just being accepted.
 		p.drained.Store(true)
 		if p.connections.Load() == 0 {
-			go p.finish()
+			go p.finishWritten()
 		}
+	})
+}
+
+// finishWritten ends a drain once every loop has ended its turn: what the last
+// connections were told is written at the end of one.
+func (p *Proxy) finishWritten() {
+	var left atomic.Int64
+	left.Store(int64(len(p.threads)))
+	p.each(func(t *thread) {
+		t.loop.Post(func() { // in the next turn
+			if left.Add(-1) == 0 {
+				go p.finish()
+			}
+		})
 	})
 }
 
@@ -281,7 +295,7 @@ func (p *Proxy) finish() {
 // clientGone counts a client's connection out.
 func (p *Proxy) clientGone() {
 	if p.connections.Add(-1) == 0 && p.drained.Load() {
-		go p.finish() // it may have to wait for a lock
+		go p.finishWritten() // it may have to wait for a lock
 	}
 }
 
