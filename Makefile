@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz chaos bench bench-l4 behaviours floods generate clean
+.PHONY: build run lab test check race fuzz chaos bench bench-l4 behaviours floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -46,6 +46,9 @@ behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile mess
 
 floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside them; PEER=lbd for one
 	$(GO) run ./bench/floods $(if $(PEER),-peer $(PEER)) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
+
+grpc: build ## gRPC's own interoperability tests through lbd, then 20 000 calls through 20 upgrades
+	cd bench/grpc && $(GO) run . -bin ../../bin
 
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4
