@@ -131,3 +131,22 @@ func TestGRPCTimeoutEndsTheCall(t *testing.T) {
 		t.Error("the backend was not told")
 	}
 }
+
+func TestAGRPCStreamMayRestLongerThanABody(t *testing.T) {
+	release := make(chan bool)
+	o := startOrigin(t, func(c *peer) {
+		grpc := field(c.request(), "content-type") != ""
+		c.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+		if <-release; grpc {
+			c.say("ok")
+		}
+	})
+	l := startLab(t, labOptions{}, routed("timeout: { idle: 50ms }", o.addr))
+	r := l.raw()
+	r.head(1, true, request("POST", "/", "content-type", "application/grpc")...)
+	r.want("HEADERS 1 :status=200 content-length=2")
+	r.head(3, true, request("GET", "/")...)
+	r.want("HEADERS 3 :status=200 content-length=2", "RST 3 INTERNAL_ERROR")
+	close(release)
+	r.want(`DATA 1 "ok" end`)
+}

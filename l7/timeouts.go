@@ -58,14 +58,25 @@ func (x *exchange) waitResponse() {
 }
 
 // waitBody waits for the body of the response.
-func (x *exchange) waitBody() { x.arm(waitMore, x.session.Route.Config.Timeout.Idle) }
+func (x *exchange) waitBody() { x.arm(waitMore, x.silence()) }
+
+// silence is how long nothing may come of a response's body. A gRPC stream is a
+// conversation that may rest for long, as a tunnel's: it ends by its own
+// deadline, or when either side goes.
+func (x *exchange) silence() time.Duration {
+	t := &x.session.Route.Config.Timeout
+	if x.session.Request.Version == HTTP20 && isGRPC(x.session.Request) {
+		return max(t.Idle, t.Tunnel)
+	}
+	return t.Idle
+}
 
 // rearm: something came.
 func (x *exchange) rearm() {
 	t := &x.session.Route.Config.Timeout
 	switch x.wait {
 	case waitMore:
-		x.arm(waitMore, t.Idle)
+		x.arm(waitMore, x.silence())
 	case waitTunnelBytes:
 		x.arm(waitTunnelBytes, t.Tunnel)
 	}
