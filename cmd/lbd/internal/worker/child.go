@@ -62,6 +62,7 @@ const (
 type identity struct {
 	crew, index, processes, threads, owner int
 	access                                 bool
+	crash                                  int // the descriptor of our first log
 }
 
 func (i identity) name() string { return fmt.Sprintf("%d.%d", i.crew, i.index) }
@@ -112,6 +113,7 @@ func (c Child) Main(args []string) int {
 	unix.Close(fdBinary)
 	// Executed by descriptor, we are called "4"; ps and top shall say better.
 	_ = os.WriteFile("/proc/self/comm", []byte("lbd-worker"), 0)
+	id.crash = keepCrash()
 	runtime.GOMAXPROCS(id.threads + 2) // loops come back from epoll_wait to a P of their own
 
 	p, err := c.newProcess(id)
@@ -333,7 +335,7 @@ func (p *process) hello() helloReply {
 	h := helloReply{
 		Protocol: cmp.Or(p.child.protocol, protocol), Version: p.child.Version, Crew: p.id.crew, Index: p.id.index,
 		Processes: p.id.processes, Threads: p.id.threads, PID: os.Getpid(), Started: p.started.UnixMilli(),
-		Active: p.active, Draining: p.ending, Held: len(p.sockets.held), Access: p.id.access,
+		Active: p.active, Draining: p.ending, Held: len(p.sockets.held), Access: p.id.access, Crash: p.id.crash,
 	}
 	if p.serving != nil {
 		h.Generation = p.serving.Generation

@@ -77,8 +77,12 @@ func (f *Fleet) bury(m *member) {
 		f.event("worker.exit", m, m.exit)
 		return
 	}
-	f.options.Log.Error("a worker ended", "worker", m.name(), "pid", m.pid, "how", m.exit)
-	f.event("worker.exit", m, m.exit)
+	how := f.report(m)
+	f.mu.Lock()
+	vacant.detail = "its process ended: " + how
+	f.mu.Unlock()
+	f.options.Log.Error("a worker ended", "worker", m.name(), "pid", m.pid, "how", how)
+	f.event("worker.exit", m, how)
 	lived := time.Since(m.started)
 	f.run(func() { f.runRestart(m.crew, m.index, lived) })
 }
