@@ -83,6 +83,7 @@ type exchange struct {
 	copyOf   *Pool // this is a copy that this pool gets
 
 	// The way out.
+	timed     bool   // its phases stand for others in the metrics
 	turned    int    // phases of the filters before this one are still to come
 	calling   int    // the filter whose Request or Response phase runs
 	passIn    uint64 // filters that let the request's body pass, by bit
@@ -133,6 +134,7 @@ func (x *exchange) begin(req *Request, end bool) {
 	x.session.Route = route
 	x.chain = &route.chain
 	x.turned = len(route.chain.filters)
+	x.timed = x.turned > 0 && x.thread.sampled()
 	x.requestPhases(0)
 }
 

@@ -27,6 +27,8 @@ type Filter struct {
 	ResponseBody func(*Session, []byte, bool) ([]byte, error) // per chunk, last to first
 	Fail         func(*Session, error) *Response              // no response: last to first, first wins
 	Log          func(*Session, error)                        // after the last byte or the error
+
+	times *phaseTimes
 }
 
 // Builder makes a filter of its strictly read configuration.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -336,4 +337,30 @@ func TestAFilterCannotBreakTheRequestLine(t *testing.T) {
 	f := Filter{Upstream: func(_ *Session, r *Request) error { r.Target = "/ HTTP/1.1\r\nX: y\r\n\r\nGET /b"; return nil }}
 	l := startLab(t, labOptions{filters: map[string]Filter{"f": f}}, filtered([]string{"f"}, o.addr))
 	l.dial().get("/").want(t, "500", "500 Internal Server Error: filter_error\n")
+}
+
+func TestPhasesAreTimed(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	slow := Filter{Response: func(*Session, *Response) error { time.Sleep(2 * time.Millisecond); return nil },
+		Log: func(*Session, error) {}}
+	l := startLab(t, labOptions{filters: map[string]Filter{"slow": slow}}, filtered([]string{"slow"}, o.addr))
+	c := l.dial()
+	for range 2 * timeEvery {
+		c.get("/")
+	}
+	got := map[string]float64{}
+	for _, s := range l.proxy.Stats().Samples {
+		if strings.HasPrefix(s.Name, "lbd_filter_") {
+			got[s.Name+" "+strings.Join(s.Labels, " ")] = s.Value
+		}
+	}
+	if n := got["lbd_filter_calls_total filter slow phase response"]; n != 2*timeEvery {
+		t.Errorf("%v calls, want %d: %v", n, 2*timeEvery, got)
+	}
+	if s := got["lbd_filter_seconds_total filter slow phase response"]; s < 2*timeEvery*.002 {
+		t.Errorf("%v seconds, want %v at least", s, 2*timeEvery*.002)
+	}
+	if s := got["lbd_filter_seconds_total filter slow phase log"]; s > .1 {
+		t.Errorf("%v seconds of an empty phase", s)
+	}
 }

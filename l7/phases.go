@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -159,7 +160,7 @@ func (x *exchange) requestBodyPhases(p []byte, end bool) ([]byte, *Error) {
 			continue
 		}
 		var err error
-		if p, err = x.callBody(i, "RequestBody", x.chain.filters[i].RequestBody, p, end); err != nil {
+		if p, err = x.callBody(i, phaseRequestBody, x.chain.filters[i].RequestBody, p, end); err != nil {
 			return nil, x.filterError(i, err)
 		}
 	}
@@ -173,7 +174,7 @@ func (x *exchange) responseBodyPhases(p []byte, end bool) ([]byte, *Error) {
 			continue
 		}
 		var err error
-		if p, err = x.callBody(i, "ResponseBody", x.chain.filters[i].ResponseBody, p, end); err != nil {
+		if p, err = x.callBody(i, phaseResponseBody, x.chain.filters[i].ResponseBody, p, end); err != nil {
 			return nil, x.filterError(i, err)
 		}
 	}
@@ -262,6 +263,9 @@ func (x *exchange) logPhases(k int) {
 
 func (x *exchange) callRequest(f *Filter) (res *Response, err error) {
 	defer x.rescue(f, "Request", &err)
+	if x.timed {
+		defer x.clock(f, phaseRequest, time.Now())
+	}
 	return f.Request(&x.session)
 }
 
@@ -276,39 +280,64 @@ func (x *exchange) callInline(f *Filter) (inline bool) {
 
 func (x *exchange) callPick(f *Filter) (b *Backend, err error) {
 	defer x.rescue(f, "Pick", &err)
+	if x.timed {
+		defer x.clock(f, phasePick, time.Now())
+	}
 	return f.Pick(&x.session)
 }
 
 func (x *exchange) callUpstream(f *Filter) (err error) {
 	defer x.rescue(f, "Upstream", &err)
+	if x.timed {
+		defer x.clock(f, phaseUpstream, time.Now())
+	}
 	return f.Upstream(&x.session, &x.request)
 }
 
 func (x *exchange) callRetry(f *Filter, e *Error) (again bool) {
 	var err error
 	defer x.rescue(f, "Retry", &err) // after a panic again is false
+	if x.timed {
+		defer x.clock(f, phaseRetry, time.Now())
+	}
 	return f.Retry(&x.session, e)
 }
 
 func (x *exchange) callResponse(f *Filter) (err error) {
 	defer x.rescue(f, "Response", &err)
+	if x.timed {
+		defer x.clock(f, phaseResponse, time.Now())
+	}
 	return f.Response(&x.session, x.session.Response)
 }
 
-func (x *exchange) callBody(i int, phase string, body func(*Session, []byte, bool) ([]byte, error), p []byte, end bool) (out []byte, err error) {
-	defer x.rescue(&x.chain.filters[i], phase, &err)
+func (x *exchange) callBody(i int, which phase, body func(*Session, []byte, bool) ([]byte, error), p []byte, end bool) (out []byte, err error) {
+	f, name := &x.chain.filters[i], "RequestBody"
+	if which == phaseResponseBody {
+		name = "ResponseBody"
+	}
+	defer x.rescue(f, name, &err)
+	if x.timed {
+		defer x.clock(f, which, time.Now())
+	}
 	return body(&x.session, p, end)
 }
 
 func (x *exchange) callFail(f *Filter, e *Error) (res *Response) {
 	var err error
 	defer x.rescue(f, "Fail", &err)
+	if x.timed {
+		defer x.clock(f, phaseFail, time.Now())
+	}
 	return f.Fail(&x.session, e)
 }
 
 func (x *exchange) callLog(f *Filter) {
 	var err error
 	defer x.rescue(f, "Log", &err)
+	if x.timed {
+		defer x.clock(f, phaseLog, time.Now())
+	}
 	f.Log(&x.session, x.reported())
 }
 

@@ -59,6 +59,7 @@ type Proxy struct {
 	endpoints map[endpointKey]*endpoint
 	loads     map[lb.BackendID]*load
 	budgets   map[string]*retryBudget
+	filters   map[string]*phaseTimes
 	judges    judges
 	risen     map[lb.BackendID]time.Time // when backends came up that start slowly
 	ramping   *time.Timer                // the next step of one of them; nil: none ever did
@@ -76,7 +77,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{
 		options: o, log: o.Log, times: usualTimes, done: make(chan struct{}),
-		endpoints: map[endpointKey]*endpoint{}, loads: map[lb.BackendID]*load{}, budgets: map[string]*retryBudget{},
+		endpoints: map[endpointKey]*endpoint{}, loads: map[lb.BackendID]*load{}, budgets: map[string]*retryBudget{}, filters: map[string]*phaseTimes{},
 		risen: map[lb.BackendID]time.Time{},
 	}
 	p.endpointList.Store(new([]*endpoint))
@@ -234,6 +235,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 			cancel() // without one loop its slots would hang: stop all
 		})
 	}
+	running.Go(func() { p.runWatchdog(ctx) })
 	running.Wait()
 	if p.access != nil {
 		p.access.close()

@@ -136,6 +136,7 @@ func (p *Proxy) buildFilters(specs []lb.FilterSpec, files map[string][]byte) ([]
 		if f.Name == "" {
 			f.Name = spec.Name
 		}
+		f.times = p.phaseTimes(f.Name)
 		filters = append(filters, f)
 	}
 	return filters, nil

@@ -267,7 +267,7 @@ func (p *Proxy) samples() []lb.Sample {
 	if p.access != nil {
 		dropped = p.access.dropped()
 	}
-	return append(samples(tallies),
+	return append(append(samples(tallies), p.phaseSamples()...),
 		lb.Sample{Name: "lbd_connections", Gauge: true, Value: float64(p.connections.Load())},
 		counter("lbd_accepted_connections_total", accepts),
 		counter("lbd_refused_connections_total", refused),

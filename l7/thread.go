@@ -31,6 +31,7 @@ type thread struct {
 	leaving   bool          // the proxy drains
 	grace     time.Duration // of idle connections, then
 
+	sample   uint         // counts requests with filters
 	requests atomic.Int64 // in progress
 	counts   counts
 	tally    tally

@@ -72,7 +72,9 @@ func (l *Loop) wait() (int, error) {
 	l.noteTurn(now)
 	l.slept = true
 	timeout := min(l.wheel.next(now), maxSleep)
+	l.naps.Add(1)
 	n, err := l.sleep(timeout)
+	l.naps.Add(1)
 	if n > 1 {
 		l.misses = 0
 	}

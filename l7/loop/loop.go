@@ -63,6 +63,9 @@ type Loop struct {
 	beat  atomic.Int64 // unix nanoseconds
 	slow  atomic.Uint64
 	turns atomic.Uint64
+	naps  atomic.Uint64 // how often it fell asleep or woke up: odd while it sleeps
+
+	goroutine atomic.Int64 // what Run runs on
 }
 
 // entry is what the data of an epoll event, (index, generation), leads to.
@@ -129,6 +132,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { l.Post(func() { l.stopped = true }) })
 	defer stop()
 	defer l.Close()
+	l.goroutine.Store(goroutine())
 	for !l.stopped {
 		if err := l.turn(); err != nil {
 			return err
@@ -241,6 +245,32 @@ func (l *Loop) SlowTurns() uint64 { return l.slow.Load() }
 
 // Turns counts turns. Any thread may ask.
 func (l *Loop) Turns() uint64 { return l.turns.Load() }
+
+// Pulse is how far the loop has come, and whether it is at work. As long as it
+// stays the same and at work, it is in one turn. Any thread may ask.
+func (l *Loop) Pulse() (p Pulse, working bool) {
+	p = Pulse{l.turns.Load(), l.naps.Load()}
+	return p, p.turns > 0 && p.naps%2 == 0
+}
+
+// Pulse is a moment in a loop's life.
+type Pulse struct{ turns, naps uint64 }
+
+// Goroutine is the number, as in a traceback, of the goroutine that runs the
+// loop; 0 before. Any thread may ask.
+func (l *Loop) Goroutine() int64 { return l.goroutine.Load() }
+
+// goroutine is the number of the calling one. The runtime tells it only so.
+func goroutine() (n int64) {
+	var b [32]byte
+	for _, c := range b[len("goroutine "):runtime.Stack(b[:], false)] {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n
+}
 
 // Input is the buffer that connections of this loop read into. TLS, which reads
 // by itself, may use it too: what is in it is gone when the callback returns.

@@ -68,6 +68,8 @@ var helps = map[string]string{
 	"lbd_accepted_connections_total":            "Client connections that were accepted.",
 	"lbd_access_log_dropped_lines_total":        "Lines of the access log dropped because its writer was behind.",
 	"lbd_connections":                           "Client connections that are open.",
+	"lbd_filter_calls_total":                    "Calls of filters' phases, as far as timed ones stand for all: requests are sampled.",
+	"lbd_filter_seconds_total":                  "Time spent in filters' phases, as far as timed ones stand for all; of blocking ones, waiting included.",
 	"lbd_filter_panics_total":                   "Panics of filters that became a 500.",
 	"lbd_generated_responses_total":             "Responses the proxy made itself, by reason.",
 	"lbd_refused_connections_total":             "Client connections refused because limits.connections was reached.",
