@@ -197,7 +197,7 @@ func (x *exchange) catchUp(number uint64, held []heldEvent) {
 	if x.number != number || x.over || x.suspended {
 		return
 	}
-	if x.outPaused && x.down.buffered() == 0 {
+	if x.outPaused && x.down.buffered() <= highWater {
 		x.clientDrained()
 	}
 	if x.inPaused && (x.sending && x.up.buffered() < highWater || !x.sending && len(x.kept) < highWater) {
