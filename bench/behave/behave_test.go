@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -35,9 +36,17 @@ func TestBehaviours(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
-	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend}
-	w.proxy, w.drain = startProxy(t, strings.NewReplacer("{origin}", o.ln.Addr().String(), "{dead}", rig.FreeAddr(),
-		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String()).Replace(`listeners: { web: { bind: "127.0.0.1:1" } }`+labDocument))
+	secure, err := startTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer secure.close()
+	secure.secure, secure.mutual, secure.proxied = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend, tls: secure}
+	addrs, drain := startProxy(t, strings.NewReplacer(append(secure.pairs(), "{origin}", o.ln.Addr().String(), "{dead}", rig.FreeAddr(),
+		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{port}", "0")...).Replace(labDocument))
+	w.proxy, w.drain = addrs["web"], drain
+	secure.secure, secure.mutual, secure.proxied = addrs["secure"], addrs["mutual"], addrs["proxied"]
 	w.h2 = w.proxy
 	for _, b := range all() {
 		t.Run(b.name, func(t *testing.T) {
@@ -51,10 +60,15 @@ func TestBehaviours(t *testing.T) {
 	}
 }
 
-// startProxy runs a proxy and returns its address and what makes it drain.
-func startProxy(t *testing.T, document string) (string, func() error) {
+// startProxy runs a proxy and returns its listeners' addresses and what makes it
+// drain.
+func startProxy(t *testing.T, document string) (map[string]string, func() error) {
 	t.Helper()
 	config, err := lb.Parse([]byte(document), lb.Options{Filters: filter.Check()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := config.ReadFiles(lb.FileOptions{Read: os.ReadFile})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +76,7 @@ func startProxy(t *testing.T, document string) (string, func() error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := p.Prepare(1, config, nil)
+	s, err := p.Prepare(1, config, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,15 +85,19 @@ func startProxy(t *testing.T, document string) (string, func() error) {
 	var running sync.WaitGroup
 	running.Go(func() { p.Run(ctx) })
 	t.Cleanup(func() { cancel(); running.Wait() })
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	addrs := map[string]string{}
+	for _, l := range config.Listeners {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		if err := p.Accept(0, l.Name, duplicate(t, ln)); err != nil {
+			t.Fatal(err)
+		}
+		addrs[l.Name] = ln.Addr().String()
 	}
-	defer ln.Close()
-	if err := p.Accept(0, "web", duplicate(t, ln)); err != nil {
-		t.Fatal(err)
-	}
-	return ln.Addr().String(), func() error { p.Drain(time.Now().Add(5 * time.Second)); return nil }
+	return addrs, func() error { p.Drain(time.Now().Add(5 * time.Second)); return nil }
 }
 
 func duplicate(t *testing.T, ln net.Listener) (fd int) {

@@ -17,11 +17,12 @@ type behaviour struct {
 	want []string
 	slow bool // it waits for a time-out
 	only bool // it needs routes that only our own lab has
+	tls  bool // it needs TLS and the PROXY protocol on both sides
 }
 
 // all are the behaviours, by section.
 func all() []behaviour {
-	return slices.Concat(requestCases(), upgradeCases(), upstreamCases(), h2Cases())
+	return slices.Concat(requestCases(), upgradeCases(), upstreamCases(), tlsCases(), h2Cases())
 }
 
 // met returns the index in want of the outcome, or -1.

@@ -64,6 +64,9 @@ func (w *world) run(b *behaviour) string {
 	if b.only && !w.second {
 		return "skipped: needs our lab's routes"
 	}
+	if b.tls && w.tls == nil {
+		return "skipped: needs our own listeners with TLS"
+	}
 	w.begin(b.origin)
 	return b.do(w)
 }

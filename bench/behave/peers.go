@@ -21,10 +21,16 @@ type peer struct {
 	second bool          // it has our lab's routes
 }
 
-// labDocument is our configuration without listeners: {origin}, one that is
-// {dead}, one that {hangs}, one that speaks HTTP/2 at {backendh2}.
+// labDocument is our configuration: {origin}, one that is {dead}, one that
+// {hangs}, one that speaks HTTP/2 at {backendh2} and TLS at {backendtls}.
 const labDocument = `
+listeners:
+  web: { bind: "127.0.0.1:{port}" }
+  secure: { bind: "127.0.0.1:{secure}", protocol: https, tls: { certificates: [{ cert: "{pki}/a.pem", key: "{pki}/a.key" }, { cert: "{pki}/b.pem", key: "{pki}/b.key" }] } }
+  mutual: { bind: "127.0.0.1:{mutual}", protocol: https, tls: { certificates: [{ cert: "{pki}/a.pem", key: "{pki}/a.key" }, { cert: "{pki}/b.pem", key: "{pki}/b.key" }], client_ca: "{pki}/clients.pem" } }
+  proxied: { bind: "127.0.0.1:{proxied}", proxy_protocol: { from: ["127.0.0.0/8"] } }
 routes:
+  - { match: { path: /tls/ }, pool: tls }
   - { match: { path: /two/ }, pool: two }
   - { match: { path: /none/ }, pool: none }
   - { match: { path: /hang/ }, pool: hang }
@@ -39,6 +45,10 @@ pools:
   none: { backends: ["{dead}"] }
   hang: { backends: ["{hangs}"], connections: { connect_timeout: 300ms } }
   h2: { backends: ["{backendh2}"], protocol: http2 }
+  tls:
+    tls: { ca: "{pki}/servers.pem", server_name: origin.example, cert: "{pki}/lb.pem", key: "{pki}/lb.key" }
+    connections: { connect_timeout: 1s }
+    backends: ["{backendtls}"]
 `
 
 var peers = []peer{
@@ -50,7 +60,6 @@ workers: { processes: 1, threads: 1 }
 fastpath: { mode: off }
 log: { level: error, access: off }
 admin: { http: "" }
-listeners: { web: { bind: "127.0.0.1:{port}" } }
 ` + labDocument}, 10 * time.Second, true},
 	{rig.Proxy{Name: "nginx", Drain: syscall.SIGQUIT, Command: func(dir, config string) *exec.Cmd {
 		return exec.Command("nginx", "-p", dir, "-c", config)
@@ -65,12 +74,19 @@ http {
   server {
     listen 127.0.0.1:{port};
     listen 127.0.0.1:{h2} http2;
-    location / {
-      proxy_pass http://app; proxy_http_version 1.1; proxy_request_buffering off;
-      proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;
+    location / { {pass} }
+    location /tls/ {
+      proxy_pass https://{backendtls}; proxy_http_version 1.1; proxy_connect_timeout 1s; proxy_read_timeout 2s;
+      proxy_ssl_verify on; proxy_ssl_trusted_certificate {pki}/servers.pem; proxy_ssl_name origin.example; proxy_ssl_server_name on;
+      proxy_ssl_certificate {pki}/lb.pem; proxy_ssl_certificate_key {pki}/lb.key; proxy_set_header Connection "";
     }
   }
+  ssl_session_cache shared:s:1m;
+  server { listen 127.0.0.1:{secure} ssl http2 default_server; server_name a.example; ssl_certificate {pki}/a.pem; ssl_certificate_key {pki}/a.key; location / { {pass} } }
+  server { listen 127.0.0.1:{secure} ssl http2; server_name b.example *.b.example; ssl_certificate {pki}/b.pem; ssl_certificate_key {pki}/b.key; location / { {pass} } }
+  server { listen 127.0.0.1:{mutual} ssl; ssl_certificate {pki}/a.pem; ssl_certificate_key {pki}/a.key;
+    ssl_client_certificate {pki}/clients.pem; ssl_verify_client on; location / { {pass} } }
+  server { listen 127.0.0.1:{proxied} proxy_protocol; set_real_ip_from 127.0.0.0/8; real_ip_header proxy_protocol; location / { {pass} } }
 }
 `}, 3 * time.Second, false},
 	{rig.Proxy{Name: "haproxy", Drain: syscall.SIGUSR1, Command: func(dir, config string) *exec.Cmd {
@@ -91,14 +107,32 @@ defaults
 frontend web
   bind 127.0.0.1:{port}
   bind 127.0.0.1:{h2} proto h2
+  bind 127.0.0.1:{secure} ssl crt {pki}/a.both crt {pki}/b.both alpn h2,http/1.1
+  bind 127.0.0.1:{mutual} ssl crt {pki}/a.both ca-file {pki}/clients.pem verify required
+  bind 127.0.0.1:{proxied} accept-proxy
+  use_backend tls if { path_beg /tls/ }
   default_backend app
 backend app
   server one {origin}
+backend tls
+  timeout connect 1s
+  timeout server 2s
+  server one {backendtls} ssl verify required ca-file {pki}/servers.pem sni str(origin.example) verifyhost origin.example crt {pki}/lb.both
 `}, 3 * time.Second, false},
 }
 
+// nginxPass hands a request on.
+const nginxPass = `proxy_pass http://app; proxy_http_version 1.1; proxy_request_buffering off;
+      proxy_set_header Host $host; proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;`
+
 // comparePeers runs every behaviour against each proxy that is installed.
 func comparePeers(o *origin, only string) error {
+	t, err := startTLS()
+	if err != nil {
+		return err
+	}
+	defer t.close()
 	var names []string
 	var outcomes [][]string
 	for i := range peers {
@@ -106,7 +140,7 @@ func comparePeers(o *origin, only string) error {
 		if only != "" && p.Name != only {
 			continue
 		}
-		w, stop, err := p.start(o)
+		w, stop, err := p.start(o, t)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "behave: skip %s: %v\n", p.Name, err)
 			continue
@@ -122,7 +156,7 @@ func comparePeers(o *origin, only string) error {
 }
 
 // start runs a peer and what our lab's routes lead to.
-func (p *peer) start(o *origin) (*world, func(), error) {
+func (p *peer) start(o *origin, t *worldTLS) (*world, func(), error) {
 	backend, err := startOriginH2()
 	if err != nil {
 		return nil, nil, err
@@ -131,7 +165,8 @@ func (p *peer) start(o *origin) (*world, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := p.Start(o.ln.Addr().String(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String())
+	t = &worldTLS{rig.FreeAddr(), rig.FreeAddr(), rig.FreeAddr(), t.pki, t.origin}
+	r, err := p.Start(o.ln.Addr().String(), append(t.pairs(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{pass}", nginxPass)...)
 	stop := func() {
 		if r != nil {
 			r.Stop()
@@ -143,7 +178,7 @@ func (p *peer) start(o *origin) (*world, func(), error) {
 		stop()
 		return nil, nil, err
 	}
-	w := &world{proxy: r.Addr, h2: r.H2, origin: o, headTimeout: p.head, second: p.second, backendH2: backend, drain: r.Drain}
+	w := &world{proxy: r.Addr, h2: r.H2, origin: o, headTimeout: p.head, second: p.second, backendH2: backend, drain: r.Drain, tls: t}
 	return w, stop, nil
 }
 

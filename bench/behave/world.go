@@ -25,6 +25,7 @@ type world struct {
 	// backendH2 is behind /h2/, drain makes the proxy leave; either may be nil.
 	backendH2 *originH2
 	drain     func() error
+	tls       *worldTLS // nil: no cases with TLS
 	// second says that the proxy routes /two/ to a dead backend and the origin,
 	// /none/ to the dead one, /hang/ to an address that never accepts, /both/ to
 	// that and the origin, /slow/ to the origin with a short response time-out.
