@@ -6,6 +6,8 @@
 package filter
 
 import (
+	"maps"
+
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/l7"
 )
@@ -26,3 +28,11 @@ var All = map[string]l7.Builder{
 // Check returns what lb.Options wants: for each filter, what says whether its
 // settings are right.
 func Check() map[string]func(lb.Node) error { return l7.Check(All) }
+
+// With returns the stock filters and one more, for an lbd of one's own; one of
+// the same name is replaced.
+func With(name string, build l7.Builder) map[string]l7.Builder {
+	filters := maps.Clone(All)
+	filters[name] = build
+	return filters
+}
