@@ -14,6 +14,7 @@ type nowhere struct{ n int }
 func (*nowhere) Use(loop.User)    {}
 func (w *nowhere) Write(p []byte) { w.n += len(p) }
 func (*nowhere) Buffered() int    { return 0 }
+func (*nowhere) Unacked() int     { return 0 }
 func (*nowhere) Pause()           {}
 func (*nowhere) Resume()          {}
 func (*nowhere) CloseWrite()      {}

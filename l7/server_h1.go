@@ -26,6 +26,7 @@ type serverH1 struct {
 
 	served   uint32
 	lingered uint32
+	lingers  uint16 // how often lingering was prolonged
 
 	state      serverState
 	consuming  bool // Received is at work: what is behind a request waits for it
@@ -376,6 +377,13 @@ func (s *serverH1) startLinger() {
 	s.thread.loop.Set(&s.timer, s.thread.proxy.times.linger, s)
 }
 
+// lingerOn reports whether to linger on: a close while our last bytes are under
+// way, and bytes of the client unread, would reset them away.
+func (t *thread) lingerOn(tr transport, times *uint16) bool {
+	*times++
+	return tr.Unacked() > 0 && time.Duration(*times)*t.proxy.times.linger <= lingerLongest
+}
+
 func (s *serverH1) linger(n int) {
 	if s.lingered += uint32(n); s.lingered > lingerLimit {
 		s.cutOff()
@@ -455,6 +463,8 @@ func (s *serverH1) Expired(*loop.Timer) {
 	case s.turn != nil && s.turn.x != nil:
 	case s.state == serverHead && s.turn != nil && len(s.turn.head) > 0:
 		s.refuse(&Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout})
+	case s.state == serverLinger && s.thread.lingerOn(s.t, &s.lingers):
+		s.thread.loop.Set(&s.timer, s.thread.proxy.times.linger, s)
 	default:
 		s.cutOff()
 	}

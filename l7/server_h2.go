@@ -26,6 +26,7 @@ type serverH2 struct {
 	quiet    time.Duration // since when there are no streams
 	partial  time.Duration // since when something is begun and not ended, -1 when nothing is
 	lingered int
+	lingers  uint16 // how often lingering was prolonged
 }
 
 // h2Ahead is how much is handed to the transport before the kernel took it.
@@ -244,6 +245,9 @@ func (c *serverH2) Expired(*loop.Timer) {
 	now := c.thread.loop.Now()
 	switch {
 	case c.state == serverLinger && c.t.Buffered() > 0: // a slow client; the loop knows when it is too slow
+		c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
+		return
+	case c.state == serverLinger && c.thread.lingerOn(c.t, &c.lingers):
 		c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
 		return
 	case c.state == serverLinger:

@@ -9,11 +9,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 )
 
 // h2c is an HTTP/2 client in clear text.
@@ -153,6 +155,21 @@ type raw struct {
 func (l *lab) raw() *raw {
 	l.t.Helper()
 	c, err := net.Dial("tcp", l.addr)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { c.Close() })
+	return newRaw(l.t, c)
+}
+
+// rawSlow is raw with a small receive buffer from the beginning: one that shrinks
+// later would make the kernel drop what it had room for.
+func (l *lab) rawSlow() *raw {
+	l.t.Helper()
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 32<<10) })
+	}}
+	c, err := d.Dial("tcp", l.addr)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -474,7 +491,7 @@ func TestH2ASlowClientGetsAllBeforeTheEnd(t *testing.T) {
 	})
 	l := startLab(t, labOptions{}, pool(o.addr))
 	l.proxy.times.linger = 10 * time.Millisecond // read by the loop from the drain on
-	r := l.raw()
+	r := l.rawSlow()
 	r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: size})
 	r.fr.WriteWindowUpdate(0, size)
 	r.head(1, true, request("GET", "/")...)
@@ -482,7 +499,6 @@ func TestH2ASlowClientGetsAllBeforeTheEnd(t *testing.T) {
 		t.Fatal(got)
 	}
 	l.proxy.Drain(time.Now().Add(patience))
-	r.c.(*net.TCPConn).SetReadBuffer(16 << 10)
 	got := 0
 	for got < size {
 		time.Sleep(time.Millisecond) // slow is what this is about

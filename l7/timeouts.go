@@ -12,6 +12,7 @@ const (
 	headTimeout      = 10 * time.Second // a request's head, whole
 	keepAliveTimeout = 75 * time.Second
 	lingerTimeout    = 2 * time.Second
+	lingerLongest    = 30 * time.Second // while the client takes our last bytes slowly
 	handshakeTimeout = 10 * time.Second // of a client
 )
 

@@ -252,6 +252,8 @@ func (c *tlsConn) seal(p []byte) {
 	c.wire.flush()
 }
 
+func (c *tlsConn) Unacked() int { return c.raw.Unacked() + len(c.plain) }
+
 func (c *tlsConn) Buffered() int { return c.raw.Buffered() + len(c.plain) }
 
 func (c *tlsConn) Pause() {

@@ -19,6 +19,7 @@ type transport interface {
 	Use(u loop.User) // who is told from now on
 	Write(p []byte)  // takes all of p; sent at the end of the turn
 	Buffered() int   // written, and not yet taken by the kernel
+	Unacked() int    // written, and not yet acknowledged by the peer's kernel
 	Pause()          // no Received until Resume; a dead connection is told all the same
 	Resume()
 	CloseWrite() // FIN (TLS: close_notify, FIN) after all that was written

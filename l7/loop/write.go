@@ -171,6 +171,19 @@ func (c *Conn) recycle() {
 // Buffered is how much was written and not yet taken by the kernel.
 func (c *Conn) Buffered() int { return len(c.out) - c.sent }
 
+// Unacked is how much was written, FIN included, that the peer's kernel has not
+// acknowledged: what a reset would still take from it.
+func (c *Conn) Unacked() int {
+	if c.closed {
+		return 0
+	}
+	n, err := unix.IoctlGetInt(int(c.fd), unix.TIOCOUTQ)
+	if err != nil { // the connection is gone
+		return 0
+	}
+	return n + c.Buffered()
+}
+
 // Taken is how much the kernel has taken of all that was written.
 func (c *Conn) Taken() uint64 { return c.taken }
 
