@@ -246,7 +246,34 @@ type BackendLoad struct {
 	Connections int       `json:"connections"` // open, idle ones included
 	Requests    uint64    `json:"requests"`    // since the worker began
 	Failures    uint64    `json:"failures"`    // attempts that failed
+	Latency     *Timing   `json:"latency,omitempty"`
 	Ejected     *Ejection `json:"ejected,omitempty"`
+}
+
+// Timing counts how long a backend took to answer: Counts[i] of at most
+// TimingBounds[i] seconds and more than the bound before, the last of more.
+type Timing struct {
+	Counts []uint64 `json:"n"`
+	Sum    float64  `json:"sum"` // in seconds
+}
+
+// TimingBounds are in seconds: a proxied request takes 0.2 ms at best, and the
+// default time-out is 60 s.
+var TimingBounds = [...]float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+
+// Add is the sum of both; those of a version with other bounds are given up.
+func (t *Timing) Add(o *Timing) *Timing {
+	switch {
+	case t == nil:
+		return o
+	case o == nil || len(t.Counts) != len(o.Counts):
+		return t
+	}
+	sum := &Timing{Counts: slices.Clone(t.Counts), Sum: t.Sum + o.Sum}
+	for i, n := range o.Counts {
+		sum.Counts[i] += n
+	}
+	return sum
 }
 
 // Ejection is a worker's verdict on a backend that failed too often: it gets no

@@ -127,7 +127,8 @@ func (v *view) backend(h *Handed) *Backend {
 
 // adopt makes a connection of h.
 func (t *thread) adopt(h *Handed) {
-	c := &client{door: &door{proxy: t.proxy, listener: h.Listener, scheme: "http", local: h.Local}, peer: h.Client}
+	c := &client{door: &door{proxy: t.proxy, listener: h.Listener, open: t.proxy.openBy(h.Listener), scheme: "http", local: h.Local}, peer: h.Client}
+	c.open.Add(1)
 	if h.Kind == handedHTTP1 {
 		t.adoptH1(h, c)
 		return
@@ -198,8 +199,10 @@ func (t *thread) offer(c clientConn) bool {
 	return ok && t.give != nil && m.move()
 }
 
-// handed is what both kinds of connections say of their client.
+// handed is what both kinds of connections say of their client, who is no
+// longer the listener's here.
 func (c *client) handed(kind string) Handed {
+	c.open.Add(-1)
 	return Handed{Version: HandedVersion, Kind: kind, Listener: c.listener, Client: c.peer, Local: c.local}
 }
 

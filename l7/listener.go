@@ -3,6 +3,7 @@ package l7
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -15,12 +16,13 @@ type acceptor struct {
 	thread   *thread
 	listener string
 	ln       *loop.Listener
-	door     *door // by which the last client came
+	open     *atomic.Int64 // connections of this listener
+	door     *door         // by which the last client came
 }
 
 // listen starts to accept on fd, which it owns.
 func (t *thread) listen(listener string, fd int) error {
-	a := &acceptor{thread: t, listener: listener}
+	a := &acceptor{thread: t, listener: listener, open: t.proxy.openBy(listener)}
 	ln, err := t.loop.Listen(fd, a)
 	if err != nil {
 		return fmt.Errorf("accept for listener %s: %w", listener, err)
@@ -55,6 +57,7 @@ func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
 	}
 	t.counts.accepts.Add(1)
 	c := &client{door: a.opened(l, fd), peer: peer}
+	c.open.Add(1)
 	if l.proxied(peer.Addr()) {
 		t.serveProxied(fd, c, l)
 		return
@@ -76,7 +79,7 @@ func (t *thread) serve(fd int, c *client, l *listener) {
 
 // opened returns the door that a client of l came by.
 func (a *acceptor) opened(l *listener, fd int) *door {
-	d := door{proxy: a.thread.proxy, listener: a.listener, scheme: "http", local: l.config.Bind}
+	d := door{proxy: a.thread.proxy, listener: a.listener, open: a.open, scheme: "http", local: l.config.Bind}
 	if l.config.Protocol == lb.ListenHTTPS {
 		d.scheme = "https"
 	}
@@ -94,6 +97,7 @@ func (a *acceptor) opened(l *listener, fd int) *door {
 type door struct {
 	proxy    *Proxy
 	listener string
+	open     *atomic.Int64 // connections of the listener
 	scheme   string
 	local    netip.AddrPort
 }
@@ -121,7 +125,16 @@ func (c *client) describe(r *Request) {
 }
 
 // gone counts the client out.
-func (c *client) gone() { c.proxy.clientGone() }
+func (c *client) gone() {
+	c.open.Add(-1)
+	c.proxy.clientGone()
+}
+
+// openBy counts the connections of a listener, whatever becomes of it.
+func (p *Proxy) openBy(listener string) *atomic.Int64 {
+	n, _ := p.open.LoadOrStore(listener, new(atomic.Int64))
+	return n.(*atomic.Int64)
+}
 
 // clientConn is a client's connection, as a drain sees it.
 type clientConn interface {

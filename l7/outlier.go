@@ -11,6 +11,7 @@ import (
 // record is what requests tell of a backend, for its pool's balancer and judge.
 // Like load it outlives generations.
 type record struct {
+	answers histogram       // how long they took to begin
 	latency balance.Latency // kept where the balancer looks at it
 	streak  streak          // kept where there is a judge
 }
@@ -34,6 +35,7 @@ const failureLatency = time.Second
 // observe is told of a response's head.
 func (x *exchange) observe(res *Response) {
 	b := x.session.Backend
+	b.load.answers.observe(x.answered - x.dialed)
 	b.heard(x.answered, x.answered-x.dialed)
 	b.judge(x.thread, res.Status >= 500 || b.pool.Config.Protocol == lb.GRPC && res.Header.Get("grpc-status") == "14")
 }

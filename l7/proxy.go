@@ -43,6 +43,7 @@ type Proxy struct {
 
 	view        atomic.Pointer[view]
 	connections atomic.Int64 // of clients
+	open        sync.Map     // listener -> *atomic.Int64: those by it
 	handshakes  gate
 	tickets     tickets
 	blocking    atomic.Int64 // filters' phases that run off the loops
@@ -321,10 +322,11 @@ func (p *Proxy) Stats() lb.Stats {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	open := p.openTo()
 	for id, l := range p.loads {
 		s.Backends = append(s.Backends, lb.BackendLoad{ID: id, Active: int(l.active.Load()),
-			Connections: p.openTo(id), Requests: l.requests.Load(), Failures: l.failures.Load(),
-			Ejected: p.judges.ejected[id]})
+			Connections: open[id.Address], Requests: l.requests.Load(), Failures: l.failures.Load(),
+			Latency: l.answers.timing(), Ejected: p.judges.ejected[id]})
 	}
 	slices.SortFunc(s.Backends, func(a, b lb.BackendLoad) int { return compareIDs(a.ID, b.ID) })
 	return s

@@ -120,9 +120,8 @@ func (t *tally) event(name, label, value, label2, value2 string) {
 	t.events[key]++
 }
 
-// bounds of the histograms' buckets, in seconds: a proxied request takes 0.2 ms
-// at best, and the default time-out is 60 s.
-var bounds = [...]float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}
+// bounds of the histograms' buckets, in seconds.
+var bounds = lb.TimingBounds
 
 var boundDurations = func() (d [len(bounds)]time.Duration) {
 	for i, b := range bounds {
@@ -174,13 +173,13 @@ func (s *summed) sample(name string, labels ...string) lb.Sample {
 func samples(tallies []*tally) []lb.Sample {
 	requests := map[seriesKey]*[len(codeClasses)]uint64{}
 	bytes := map[seriesKey]*[2]uint64{}
-	totals, firstBytes := map[string]*summed{}, map[string]*summed{}
+	totals, firstBytes := map[seriesKey]*summed{}, map[string]*summed{}
 	events := map[eventKey]uint64{}
 	for _, t := range tallies {
 		t.mu.Lock()
 		for key, s := range t.series {
 			s.addTo(entry(requests, key), entry(bytes, key))
-			entry(totals, key.pool).add(&s.total)
+			entry(totals, key).add(&s.total)
 			entry(firstBytes, key.pool).add(&s.firstByte)
 		}
 		for key, n := range t.events {
@@ -192,8 +191,10 @@ func samples(tallies []*tally) []lb.Sample {
 	for _, key := range slices.SortedFunc(maps.Keys(requests), compareSeries) {
 		out = append(out, requestSamples(key, requests[key], bytes[key])...)
 	}
-	for _, pool := range slices.Sorted(maps.Keys(totals)) {
-		out = append(out, totals[pool].sample("lbd_request_duration_seconds", "pool", pool))
+	for _, key := range slices.SortedFunc(maps.Keys(totals), compareSeries) {
+		out = append(out, totals[key].sample("lbd_request_duration_seconds", "listener", key.listener, "pool", key.pool))
+	}
+	for _, pool := range slices.Sorted(maps.Keys(firstBytes)) {
 		if s := firstBytes[pool]; s.sum > 0 {
 			out = append(out, s.sample("lbd_upstream_first_byte_seconds", "pool", pool))
 		}
@@ -267,8 +268,7 @@ func (p *Proxy) samples() []lb.Sample {
 	if p.access != nil {
 		dropped = p.access.dropped()
 	}
-	return append(append(samples(tallies), p.phaseSamples()...),
-		lb.Sample{Name: "lbd_connections", Gauge: true, Value: float64(p.connections.Load())},
+	return append(append(samples(tallies), slices.Concat(p.openSamples(), p.phaseSamples())...),
 		counter("lbd_accepted_connections_total", accepts),
 		counter("lbd_refused_connections_total", refused),
 		counter("lbd_upstream_connections_opened_total", dials),
@@ -277,6 +277,31 @@ func (p *Proxy) samples() []lb.Sample {
 		counter("lbd_upstream_connections_stale_total", stale),
 		counter("lbd_slow_turns_total", slow),
 		counter("lbd_access_log_dropped_lines_total", dropped))
+}
+
+// openSamples are the client connections that are open, by listener.
+func (p *Proxy) openSamples() []lb.Sample {
+	var out []lb.Sample
+	p.open.Range(func(name, n any) bool {
+		out = append(out, lb.Sample{Name: "lbd_connections", Labels: []string{"listener", name.(string)}, Gauge: true, Value: float64(n.(*atomic.Int64).Load())})
+		return true
+	})
+	slices.SortFunc(out, func(a, b lb.Sample) int { return strings.Compare(a.Labels[1], b.Labels[1]) })
+	return out
+}
+
+// timing is what a histogram has counted; nil: nothing.
+func (h *histogram) timing() *lb.Timing {
+	t := lb.Timing{Counts: make([]uint64, len(h.buckets)), Sum: float64(h.sum.Load()) / 1e9}
+	any := false
+	for i := range h.buckets {
+		t.Counts[i] = h.buckets[i].Load()
+		any = any || t.Counts[i] > 0
+	}
+	if !any {
+		return nil
+	}
+	return &t
 }
 
 func counter(name string, n uint64) lb.Sample { return lb.Sample{Name: name, Value: float64(n)} }

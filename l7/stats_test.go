@@ -31,8 +31,8 @@ lbd_requests_total{listener=web,pool=shop,code_class=2xx} 2
 lbd_requests_total{listener=web,pool=shop,code_class=5xx} 2
 lbd_request_body_bytes_total{listener=web,pool=shop} 12
 lbd_response_body_bytes_total{listener=web,pool=shop} 2068
-lbd_request_duration_seconds{pool=} 0 of 1, 0.00025:1 60:1
-lbd_request_duration_seconds{pool=shop} 0.042469134 of 4, 0.00025:0 60:4
+lbd_request_duration_seconds{listener=web,pool=} 0 of 1, 0.00025:1 60:1
+lbd_request_duration_seconds{listener=web,pool=shop} 0.042469134 of 4, 0.00025:0 60:4
 lbd_upstream_first_byte_seconds{pool=shop} 0.004 of 4, 0.00025:0 60:4
 lbd_generated_responses_total{reason=no_healthy_backend} 2
 lbd_request_failures_total{reason=client_abort,source=client} 1

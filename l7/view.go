@@ -205,13 +205,11 @@ func compareIDs(a, b lb.BackendID) int {
 	return cmp.Or(cmp.Compare(a.Pool, b.Pool), cmp.Compare(a.Address, b.Address))
 }
 
-// openTo counts the open connections to a backend's address.
-func (p *Proxy) openTo(id lb.BackendID) int {
-	n := 0
+// openTo counts the open connections to each address.
+func (p *Proxy) openTo() map[string]int {
+	n := make(map[string]int, len(p.endpoints))
 	for key, e := range p.endpoints {
-		if key.address == id.Address {
-			n += int(e.open.Load())
-		}
+		n[key.address] += int(e.open.Load())
 	}
 	return n
 }

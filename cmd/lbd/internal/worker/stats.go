@@ -127,6 +127,10 @@ func (s *sum) backend(b lb.BackendLoad) {
 	have.Connections += b.Connections
 	have.Requests += b.Requests
 	have.Failures += b.Failures
+	have.Latency = have.Latency.Add(b.Latency)
+	if b.Ejected != nil && (have.Ejected == nil || b.Ejected.Until.After(have.Ejected.Until)) {
+		have.Ejected = b.Ejected
+	}
 }
 
 // retireInto adds a dead worker's counters to those of others: what it had
@@ -140,7 +144,7 @@ func retireInto(retired *lb.Stats, last lb.Stats) {
 		}
 	}
 	for _, b := range last.Backends {
-		b.Active, b.Connections = 0, 0
+		b.Active, b.Connections, b.Ejected = 0, 0, nil
 		s.backend(b)
 	}
 	s.stats.Samples = s.stats.Samples[:min(len(s.stats.Samples), maxRetired)]
