@@ -2,10 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"log"
+	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +25,18 @@ var (
 )
 
 // wrk keeps 64 connections busy and returns how many requests were answered.
-func wrk(ctx context.Context, port int, length time.Duration) (int, error) {
+func wrk(ctx context.Context, url string, length time.Duration) (int, error) {
+	return wrkOn(ctx, 64, url, length)
+}
+
+// wrkFew keeps 8 busy, whose responses are long.
+func wrkFew(ctx context.Context, url string, length time.Duration) (int, error) {
+	return wrkOn(ctx, 8, url, length)
+}
+
+func wrkOn(ctx context.Context, connections int, url string, length time.Duration) (int, error) {
 	seconds := strconv.Itoa(max(1, int(length.Seconds()))) + "s"
-	out, err := pinned(ctx, loadCore, "wrk", "-t1", "-c64", "-d"+seconds, url(port))
+	out, err := pinned(ctx, loadCore, "wrk", "-t1", "-c"+strconv.Itoa(connections), "-d"+seconds, url)
 	if err != nil {
 		return 0, err
 	}
@@ -32,9 +47,9 @@ func wrk(ctx context.Context, port int, length time.Duration) (int, error) {
 }
 
 // h2load keeps 16 connections of 10 streams busy.
-func h2load(ctx context.Context, port int, length time.Duration) (int, error) {
+func h2load(ctx context.Context, url string, length time.Duration) (int, error) {
 	seconds := strconv.Itoa(max(1, int(length.Seconds())))
-	out, err := pinned(ctx, loadCore, "h2load", "-t1", "-c16", "-m10", "-D", seconds, url(port))
+	out, err := pinned(ctx, loadCore, "h2load", "-t1", "-c16", "-m10", "-D", seconds, url)
 	if err != nil {
 		return 0, err
 	}
@@ -44,8 +59,6 @@ func h2load(ctx context.Context, port int, length time.Duration) (int, error) {
 	}
 	return count(h2loadCount, out)
 }
-
-func url(port int) string { return fmt.Sprintf("http://127.0.0.1:%d/", port) }
 
 func count(pattern *regexp.Regexp, out []byte) (int, error) {
 	m := pattern.FindSubmatch(out)
@@ -57,6 +70,49 @@ func count(pattern *regexp.Regexp, out []byte) (int, error) {
 		err = fmt.Errorf("no request was answered:\n%s", out)
 	}
 	return n, err
+}
+
+// shakers is how many connections are made at once.
+const shakers = 16
+
+var shakeCount = regexp.MustCompile(`^(\d+) handshakes`)
+
+// handshakes makes connections, one after the other, in a process of its own.
+func handshakes(ctx context.Context, url string, length time.Duration) (int, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	out, err := pinned(ctx, loadCore, self, "-shake", strings.TrimPrefix(url, "https://"), "-length", length.String())
+	if err != nil {
+		return 0, err
+	}
+	return count(shakeCount, out)
+}
+
+// shakeHands is that process: handshakes for so long, and how many there were.
+func shakeHands(addr string, length time.Duration) {
+	config := &tls.Config{
+		InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+		CurvePreferences: []tls.CurveID{tls.X25519}, // OpenSSL 3.0 knows no ML-KEM
+	}
+	var all sync.WaitGroup
+	var made atomic.Int64
+	end := time.Now().Add(length)
+	for range shakers {
+		all.Go(func() {
+			for time.Now().Before(end) {
+				c, err := tls.Dial("tcp", addr, config)
+				if err != nil {
+					log.Fatalf("after %d handshakes: %v", made.Load(), err)
+				}
+				made.Add(1)
+				c.Close()
+			}
+		})
+	}
+	all.Wait()
+	fmt.Printf("%d handshakes\n", made.Load())
 }
 
 // pinned runs a command on one core and returns what it printed.

@@ -3,8 +3,9 @@
 // relay in C, which does the least that any proxy must.
 //
 // All do the same work in the same run: the proxy is pinned to one core, load
-// generator and origin to another, logs are off, connections are kept. Rounds
-// alternate between the proxies; medians count. It exits with 1 when a target
+// generator and origin to another, logs are off, connections are kept, and TLS
+// is 1.3 with X25519 and AES-128-GCM for all. Rounds alternate between the
+// proxies; medians count. It exits with 1 when a target
 // is missed. Start at main, then measure.
 package main
 
@@ -20,18 +21,32 @@ import (
 	"time"
 )
 
-// A workload is one row of the table: the load, and the ports it goes to.
+// A workload is one row of the table: the load, and where it goes to.
 type workload struct {
 	name   string
-	load   func(ctx context.Context, port int, seconds time.Duration) (requests int, err error)
-	h2     bool
+	load   func(ctx context.Context, url string, seconds time.Duration) (requests int, err error)
+	on     string  // which of a proxy's ports
+	path   string  // what is asked for
 	target string  // the peer that lbd is compared with
-	limit  float64 // of total CPU per request, as a multiple of the target's
+	limit  float64 // of total CPU per request, as a multiple of the target's; 0: no target
 }
 
+// The ports of a proxy.
+const (
+	onPlain = "http"
+	onH2    = "h2"
+	onTLS   = "https"     // with an ECDSA certificate
+	onRSA   = "https-rsa" // with one of RSA 2048
+)
+
 var workloads = []workload{
-	{"HTTP/1 -> HTTP/1, 1 KiB, 64 connections", wrk, false, "nginx", 1.0},
-	{"HTTP/2 (16 x 10) -> HTTP/1, 1 KiB", h2load, true, "haproxy", 1.0},
+	{"HTTP/1 -> HTTP/1, 1 KiB, 64 connections", wrk, onPlain, "/", "nginx", 1.0},
+	{"HTTP/2 (16 x 10) -> HTTP/1, 1 KiB", h2load, onH2, "/", "haproxy", 1.0},
+	{"1 MiB bodies, plain", wrkFew, onPlain, "/1MiB", "haproxy", 1.0},
+	{"HTTPS, HTTP/1 keep-alive, 1 KiB", wrk, onTLS, "/", "nginx", 1.0},
+	{"HTTPS, HTTP/1 keep-alive, 1 MiB", wrkFew, onTLS, "/1MiB", "nginx", 1.0},
+	{"new TLS connections, ECDSA P-256, no resumption", handshakes, onTLS, "", "nginx", 1.5},
+	{"new TLS connections, RSA 2048, no resumption", handshakes, onRSA, "", "nginx", 0},
 }
 
 func main() {
@@ -40,7 +55,12 @@ func main() {
 	length := flag.Duration("length", 4*time.Second, "of one measurement")
 	lbd := flag.String("lbd", "bin/lbd", "the lbd binary")
 	only := flag.String("only", "", "measure only the workloads whose name contains this")
+	shake := flag.String("shake", "", "shake hands with this address, and nothing else")
 	flag.Parse()
+	if *shake != "" {
+		shakeHands(*shake, *length)
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 
@@ -78,20 +98,17 @@ func (b *bench) measure(ctx context.Context, w workload, rounds int, length time
 	results := map[string][]cost{}
 	for round := range rounds {
 		for _, p := range b.proxies {
-			if w.h2 && p.h2port == 0 {
+			if p.ports[w.on] == 0 || p.small && w.path != "/" {
 				continue
 			}
-			port := p.port
-			if w.h2 {
-				port = p.h2port
-			}
+			url := p.url(w.on) + w.path
 			if round == 0 { // warm up
-				if _, err := w.load(ctx, port, time.Second); err != nil {
+				if _, err := w.load(ctx, url, time.Second); err != nil {
 					return nil, fmt.Errorf("%s: %w", p.name, err)
 				}
 			}
 			before := cpuOf(p.pid)
-			n, err := w.load(ctx, port, length)
+			n, err := w.load(ctx, url, length)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", p.name, err)
 			}
@@ -126,6 +143,9 @@ func report(w workload, results map[string][]cost) bool {
 		if spread > 0.05 {
 			fmt.Printf("  the relay's spread is %.0f %%: this machine is noisy now, trust the ratios only so far\n", spread*100)
 		}
+	}
+	if w.limit == 0 {
+		return true
 	}
 	ratio := us(own.total) / us(median(results[w.target]).total)
 	held := ratio <= w.limit

@@ -26,10 +26,27 @@ type bench struct {
 
 // proxy is one of the compared programs, running.
 type proxy struct {
-	name   string
-	port   int
-	h2port int // 0: does not speak HTTP/2 in clear text
-	pid    int // the root of its process tree
+	name  string
+	ports map[string]int // what it serves
+	pid   int            // the root of its process tree
+	small bool           // it spins while a client does not read, so bodies must be small
+}
+
+func (p *proxy) url(on string) string {
+	scheme := "http"
+	if on == onTLS || on == onRSA {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, p.ports[on])
+}
+
+// served gives a proxy free ports.
+func served(name string, on ...string) (proxy, []int) {
+	p, ports := proxy{name: name, ports: map[string]int{}}, freePorts(len(on))
+	for i, kind := range on {
+		p.ports[kind] = ports[i]
+	}
+	return p, ports
 }
 
 // setUp starts the origin and every proxy that is installed. The caller closes
@@ -42,6 +59,9 @@ func setUp(ctx context.Context, lbd string) (*bench, error) {
 	b := &bench{dir: dir}
 	if os.Getuid() == 0 { // workers and peers drop privileges; let them in
 		os.Chmod(dir, 0o755)
+	}
+	if err := b.certificates(); err != nil {
+		return b, err
 	}
 	origin, err := b.startOrigin(ctx)
 	if err != nil {
