@@ -243,13 +243,28 @@ func (c *tlsConn) encrypt(p []byte) {
 	}
 }
 
-// seal writes records. It fails only after our own close_notify; the wire takes
-// everything.
+// What records add to their plaintext: 22 bytes each in TLS 1.3, at most 29 in
+// 1.2 with GCM, 69 with CBC.
+const recordOverhead = 80
+
+// sealAtOnce is the plaintext whose records fit one buffer of the loop.
+const sealAtOnce = loop.MaxIO / (gatherBelow + recordOverhead) * gatherBelow
+
+// seal writes records, as many as one write takes into one buffer. It fails only
+// after our own close_notify; the wire takes everything.
 func (c *tlsConn) seal(p []byte) {
-	c.wire.gather = len(p) > gatherBelow
-	_, _ = c.conn.Write(p)
-	c.wire.gather = false
-	c.wire.flush()
+	for len(p) > gatherBelow {
+		n := min(len(p), sealAtOnce)
+		c.wire.out = c.thread.loop.Buffer(n + (n/gatherBelow+1)*recordOverhead)
+		c.wire.gather = true
+		_, _ = c.conn.Write(p[:n])
+		c.wire.gather = false
+		c.wire.flush()
+		p = p[n:]
+	}
+	if len(p) > 0 {
+		_, _ = c.conn.Write(p)
+	}
 }
 
 func (c *tlsConn) Unacked() int { return c.raw.Unacked() + len(c.plain) }

@@ -121,7 +121,7 @@ func (w *wire) flushPosted() {
 // flush sends what was written.
 func (w *wire) flush() {
 	if w.open {
-		if len(w.out) > 0 {
+		if w.out != nil {
 			w.conn.raw.Write(w.out)
 			w.conn.thread.loop.Recycle(w.out[:0])
 			w.out = nil
