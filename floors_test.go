@@ -43,6 +43,8 @@ var floors = map[string]struct {
 	"cmd/lbd/internal/discover": {project: []string{"."}},
 	"cmd/internal/admin":        {project: []string{"."}},
 
+	"cmd/internal/admin/admintest": {project: []string{}, outside: []string{}},
+
 	"cmd/lbd": {project: []string{".", "l4", "l7", "l7/filter", "health", "cluster",
 		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/lbd/internal/discover", "cmd/internal/admin"}},
 	"cmd/lbctl": {project: []string{".", "cmd/internal/admin"}},

@@ -29,6 +29,7 @@ func (c *ctl) backendList() *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{Use: "list", Short: "Backends with health, orders and use", Args: cobra.NoArgs}
 	cmd.Flags().StringVar(&pool, "pool", "", "of this pool only")
+	cmd.RegisterFlagCompletionFunc("pool", c.completePool)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "again every second, until interrupted")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return c.repeat(cmd, watch, func() error {
@@ -59,9 +60,13 @@ func ofPool(all []admin.Backend, pool string) []admin.Backend {
 }
 
 func backendTable(all []admin.Backend) *table {
-	t := &table{narrow: 6, heads: []string{"BACKEND", "STATE", "WEIGHT", "ACTIVE", "REQUESTS", "FAILURES", "CONNECTIONS", "SINCE", "LAST CHECK"}}
+	t := &table{narrow: 6, heads: []string{"BACKEND", "STATE", "WEIGHT", "ACTIVE", "REQUESTS", "FAILURES", "CONNECTIONS", "SINCE", "LAST CHECK", "FROM"}}
 	for _, b := range all {
-		t.add(b.ID, b.ID, b.State, weight(b), b.Active, b.Requests, b.Failures, b.Connections, age(b.Since), b.Check)
+		from := "document"
+		if b.Discovered {
+			from = "discovery"
+		}
+		t.add(b.ID, b.ID, b.State, weight(b), b.Active, b.Requests, b.Failures, b.Connections, age(b.Since), b.Check, from)
 	}
 	return t
 }
@@ -80,21 +85,23 @@ func weight(b admin.Backend) string {
 
 func (c *ctl) backendAdd() *cobra.Command {
 	var e admin.BackendEdit
+	var a admin.Ask
 	var w int
 	var backup bool
-	cmd := &cobra.Command{Use: "add POOL/ADDRESS", Short: "Add a backend to the document", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "add POOL/ADDRESS", Short: "Add a backend to the document", Args: cobra.ExactArgs(1), ValidArgsFunction: c.completePoolPrefix}
 	cmd.Flags().IntVar(&w, "weight", 1, "its share, 0 to 1000")
 	cmd.Flags().BoolVar(&backup, "backup", false, "use it only when no other is up")
-	cmd.Flags().StringVar(&e.Match, "if-match", "", "refuse unless this generation runs")
+	trying(cmd, &a)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		e.Action, e.Weight, e.Backup = "add", &w, &backup
-		return c.edit(cmd, e, args[0])
+		return c.edit(cmd, e, args[0], a)
 	}
 	return cmd
 }
 
 func (c *ctl) backendSet() *cobra.Command {
 	var e admin.BackendEdit
+	var a admin.Ask
 	var w int
 	var backup bool
 	var override string
@@ -107,13 +114,14 @@ then --override-weight none).`,
 	cmd.Flags().IntVar(&w, "weight", 1, "its share, 0 to 1000")
 	cmd.Flags().BoolVar(&backup, "backup", false, "use it only when no other is up")
 	cmd.Flags().StringVar(&override, "override-weight", "", "a weight beside the document, or none")
-	cmd.Flags().StringVar(&e.Match, "if-match", "", "refuse unless this generation runs")
+	trying(cmd, &a)
 	cmd.MarkFlagsOneRequired("weight", "backup", "override-weight")
-	cmd.MarkFlagsMutuallyExclusive("weight", "override-weight")
-	cmd.MarkFlagsMutuallyExclusive("backup", "override-weight")
+	for _, other := range []string{"weight", "backup", "dry-run", "confirm"} {
+		cmd.MarkFlagsMutuallyExclusive(other, "override-weight")
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if override != "" {
-			return c.overrideWeight(cmd, args[0], override)
+			return c.overrideWeight(cmd, args[0], override, a)
 		}
 		e.Action = "set"
 		if cmd.Flags().Changed("weight") {
@@ -122,12 +130,12 @@ then --override-weight none).`,
 		if cmd.Flags().Changed("backup") {
 			e.Backup = &backup
 		}
-		return c.edit(cmd, e, args[0])
+		return c.edit(cmd, e, args[0], a)
 	}
 	return cmd
 }
 
-func (c *ctl) overrideWeight(cmd *cobra.Command, id, text string) error {
+func (c *ctl) overrideWeight(cmd *cobra.Command, id, text string, a admin.Ask) error {
 	o := admin.BackendOrder{ID: id, ClearWeight: text == "none"}
 	if !o.ClearWeight {
 		w, err := strconv.Atoi(text)
@@ -138,53 +146,52 @@ func (c *ctl) overrideWeight(cmd *cobra.Command, id, text string) error {
 	}
 	ctx, cancel := ask(cmd)
 	defer cancel()
-	if err := c.client().OrderBackend(ctx, o); err != nil {
+	if err := c.client().OrderBackend(ctx, o, a); err != nil {
 		return err
 	}
 	return c.verdict(o, id, "%s has the weight %s", id, map[bool]string{true: "of the document", false: text}[o.ClearWeight])
 }
 
 func (c *ctl) backendRemove() *cobra.Command {
-	var e admin.BackendEdit
+	var a admin.Ask
 	cmd := &cobra.Command{Use: "remove POOL/ADDRESS", Short: "Remove a backend from the document", Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeBackend}
-	cmd.Flags().StringVar(&e.Match, "if-match", "", "refuse unless this generation runs")
+	trying(cmd, &a)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		e.Action = "remove"
-		return c.edit(cmd, e, args[0])
+		return c.edit(cmd, admin.BackendEdit{Action: "remove"}, args[0], a)
 	}
 	return cmd
 }
 
-func (c *ctl) edit(cmd *cobra.Command, e admin.BackendEdit, id string) error {
+func (c *ctl) edit(cmd *cobra.Command, e admin.BackendEdit, id string, a admin.Ask) error {
 	var ok bool
 	if e.Pool, e.Address, ok = strings.Cut(id, "/"); !ok || e.Pool == "" || e.Address == "" {
 		return usage{fmt.Errorf("%q: a backend is named POOL/ADDRESS, such as app/10.0.1.1:8080", id)}
 	}
-	ctx, cancel := ask(cmd)
-	defer cancel()
-	done, err := c.client().EditBackend(ctx, e)
-	if err != nil {
-		return err
-	}
-	return c.showApplied(done)
+	return c.change(cmd, "the workers build it", func(api *admin.Client) (admin.Applied, error) {
+		ctx, cancel := ask(cmd)
+		defer cancel()
+		return api.EditBackend(ctx, e, a)
+	})
 }
 
 // backendOrder is a verb that changes the overlay and waits for nothing.
 func (c *ctl) backendOrder(verb, short string, o admin.BackendOrder, said string) *cobra.Command {
-	return &cobra.Command{Use: verb + " POOL/ADDRESS", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeBackend,
+	var a admin.Ask
+	return matching(&cobra.Command{Use: verb + " POOL/ADDRESS", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeBackend,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := ask(cmd)
 			defer cancel()
 			o := o
 			o.ID = args[0]
-			if err := c.client().OrderBackend(ctx, o); err != nil {
+			if err := c.client().OrderBackend(ctx, o, a); err != nil {
 				return err
 			}
 			return c.verdict(o, o.ID, "%s %s", o.ID, said)
-		}}
+		}}, &a)
 }
 
 func (c *ctl) backendDrain() *cobra.Command {
+	var a admin.Ask
 	var wait bool
 	var limit time.Duration
 	cmd := &cobra.Command{
@@ -193,11 +200,12 @@ func (c *ctl) backendDrain() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when nothing is in progress; exit 4 when that takes too long")
 	cmd.Flags().DurationVar(&limit, "timeout", time.Minute, "how long to wait")
+	matching(cmd, &a)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := ask(cmd)
 		defer cancel()
 		o := admin.BackendOrder{ID: args[0], Drain: yes()}
-		if err := c.client().OrderBackend(ctx, o); err != nil {
+		if err := c.client().OrderBackend(ctx, o, a); err != nil {
 			return err
 		}
 		if !wait {
@@ -244,22 +252,4 @@ func (c *ctl) find(ctx context.Context, id string) (admin.Backend, error) {
 		}
 	}
 	return admin.Backend{ID: id}, nil // it left the configuration: nothing is in progress
-}
-
-// completeBackend knows the names of the running backends.
-func (c *ctl) completeBackend(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	all, err := c.client().Backends(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, b := range all {
-		names = append(names, b.ID+"\t"+b.State)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

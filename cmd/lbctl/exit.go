@@ -80,6 +80,9 @@ func (c *ctl) explainRefusal(e *admin.Error) int {
 	} else {
 		c.say("lbctl: %v", e)
 	}
+	if len(e.Workers) > 1 {
+		c.showBuilt(c.errs, e.Workers)
+	}
 	if e.Hint != "" {
 		c.say("  %s", e.Hint)
 	}

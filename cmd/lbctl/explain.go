@@ -25,6 +25,7 @@ not the others. Or where a flow goes: which VIP, row, owners and slot. With
 	cmd.Flags().StringArrayVarP(&headers, "header", "H", nil, "a field, NAME=VALUE; may be repeated")
 	cmd.Flags().StringVar(&q.Listener, "listener", "", "the listener it comes in by (default: by scheme and port)")
 	cmd.Flags().StringVar(&q.From, "from", "", "the client's ADDRESS:PORT")
+	cmd.RegisterFlagCompletionFunc("listener", c.completeListener)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if strings.Contains(args[0], "://") {
 			q.URL = args[0]

@@ -24,6 +24,9 @@ type fakeNode struct {
 	events   []admin.Event
 	more     chan struct{}
 	refuse   *admin.Error
+	looks    int    // at the traffic
+	leave    func() // what an order to leave does
+	end      func() // ends the server
 }
 
 var long = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -38,6 +41,8 @@ func newFakeNode(owner string) *fakeNode {
 		Listeners: []admin.Listener{{Name: "web", Bind: "192.0.2.10:80", Protocol: "http", Scope: "vip", Slots: 4, Live: 4, Connections: 12, Requests: 48123}},
 		Routes:    []admin.Route{{Index: 1, Line: 8, Match: "host shop.example, path /api/", Filters: []string{"headers"}, Target: "pool app"}},
 		Pools:     []admin.Pool{{Name: "app", Protocol: "http1", Balance: "least_request", Check: "http /healthz every 2s", Backends: 2, Usable: 2, Active: 3}},
+		Services:  []admin.Service{{Name: "dns", Bind: "192.0.2.10:53", Protocol: "udp", Forward: "ipip", Pool: "app", Backends: 2, Usable: 2}},
+		Sources:   []admin.Source{{Name: "dns app.internal:8080", Pools: []string{"app"}, Backends: 1, Answered: long}},
 		Workers:   []admin.Worker{{Name: "1.0", PID: 4711, State: "ready", Slots: []int{0, 1}, Generation: 42, Version: "1.2.3", Since: long}},
 		Nodes: []admin.Node{
 			{Name: "edge-1", Self: true, State: "serving", Ready: true, Listed: true, Weight: 4, View: 0xbeef, InSync: true, Connections: &connections, Since: long},
@@ -128,7 +133,7 @@ func (n *fakeNode) History(context.Context) ([]admin.Generation, error) {
 }
 
 // change is any edit: refused as the script said, as the owner demands, or done.
-func (n *fakeNode) change(match string, dry bool) (admin.Applied, error) {
+func (n *fakeNode) change(a admin.Ask) (admin.Applied, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
@@ -137,31 +142,106 @@ func (n *fakeNode) change(match string, dry bool) (admin.Applied, error) {
 	case n.status.Owner == "file":
 		return admin.Applied{}, &admin.Error{Status: http.StatusConflict, Code: admin.CodeOwnedByFile,
 			Detail: "objects are owned by /etc/lbd/lbd.yaml; edit it and reload, or `lbctl config adopt`"}
-	case match != "" && match != n.generation():
+	case a.Match != "" && a.Match != n.generation():
 		return admin.Applied{}, &admin.Error{Status: http.StatusPreconditionFailed, Code: admin.CodeConflict,
-			Detail: "the edit began with generation " + match + "; " + n.generation() + " runs", Hint: "look at it with `lbctl config show` and edit again"}
+			Detail: "the edit began with generation " + a.Match + "; " + n.generation() + " runs", Hint: "look at it with `lbctl config show` and edit again"}
 	}
-	if !dry {
+	back := n.generation()
+	if !a.DryRun {
 		n.counter++
 	}
-	return admin.Applied{Generation: n.generation(), Changed: true, DryRun: dry, Changes: []admin.Change{
-		{Path: "pools.app.backends.10.0.1.1:8080", Text: "removed pools.app.backends.10.0.1.1:8080", Breaks: "removes a backend with 3 requests in progress"}}}, nil
+	done := admin.Applied{Generation: n.generation(), Changed: true, DryRun: a.DryRun, Changes: []admin.Change{
+		{Path: "pools.app.backends.10.0.1.1:8080", Text: "removed pools.app.backends.10.0.1.1:8080", Breaks: "removes a backend with 3 requests in progress"}}}
+	if !a.DryRun {
+		done.Workers = []admin.Built{{Worker: "1.0", PID: 4711, OK: true, Took: 12 * time.Millisecond}}
+	}
+	if a.Confirm > 0 {
+		done.Trial = &admin.Trial{Back: back, Until: now().Add(a.Confirm), By: "uid 0 (pid 1)"}
+		n.status.Trial = done.Trial
+	}
+	return done, nil
 }
 
 func (n *fakeNode) Diff(context.Context, []byte, string) (admin.Applied, error) {
-	return n.change("", true)
+	return n.change(admin.Ask{DryRun: true})
 }
 
-func (n *fakeNode) Apply(_ context.Context, a admin.Apply, _ string) (admin.Applied, error) {
-	if strings.Contains(string(a.Text), "bad") {
-		e := &lb.Error{Code: "LB1103", File: a.File, Line: 7, Column: 11, Message: "route uses pool \"ap\", which does not exist", Excerpt: "    pool: ap", Width: 2, Hint: `did you mean "app"?`}
+func (n *fakeNode) Confirm(context.Context, admin.Ask) (admin.Applied, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.status.Trial == nil {
+		return admin.Applied{}, &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: "no change waits to be confirmed; generation " + n.generation() + " stays"}
+	}
+	n.status.Trial = nil
+	return admin.Applied{Generation: n.generation()}, nil
+}
+
+func (n *fakeNode) Release(_ context.Context, o admin.ReleaseOrder, a admin.Ask) (admin.Applied, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !o.Discard {
+		return admin.Applied{}, &admin.Error{Status: http.StatusPreconditionFailed, Code: admin.CodeConflict,
+			Detail: "what /etc/lbd/lbd.yaml says is not what runs (1 difference): added pools.spare",
+			Hint:   "`lbctl config show` is what runs: put it into /etc/lbd/lbd.yaml; or --discard it"}
+	}
+	n.status.Owner = "file"
+	n.counter++
+	return admin.Applied{Generation: n.generation(), Changed: true}, nil
+}
+
+func (n *fakeNode) Story(_ context.Context, id string) (admin.Story, error) {
+	for _, b := range n.backends {
+		if b.ID == id {
+			return fakeStory(b), nil
+		}
+	}
+	return admin.Story{}, noBackend(id)
+}
+
+func fakeStory(b admin.Backend) admin.Story {
+	b.State, b.Health = "draining", "down"
+	return admin.Story{
+		Backend: b, Verdict: "it gets no requests: drained by an operator, 3 in progress",
+		Why: []string{"the document lists it, with weight 1", "its check (http /healthz every 2s) failed the last 3 times: connect: connection refused; down since 2026-01-02T03:04:05Z",
+			"an operator drains it: 3 in progress may finish"},
+		Checks: []admin.Check{{Time: long, Took: 1500 * time.Microsecond, Detail: "connect: connection refused"}, {Time: long, OK: true, Took: 2 * time.Second, Detail: "status 200"}},
+		Events: []admin.Event{{Seq: 1, Event: lb.Event{Time: long, Kind: "backend.down", Subject: b.ID, Detail: "connect: connection refused"}}},
+		Acts: []admin.Act{
+			{Time: long, By: "uid 0 (pid 4711)", Method: "POST", Path: "/v1/backends/order", About: "backend " + b.ID, Order: map[string]any{"id": b.ID, "drain": true}},
+			{Time: long, By: "uid 1000 (pid 99)", Method: "POST", Path: "/v1/backends", About: "backend " + b.ID, Order: map[string]any{"action": "set", "weight": 3}, Refused: "LB5001 objects are owned by /etc/lbd/lbd.yaml"},
+		},
+	}
+}
+
+func (n *fakeNode) Traffic(context.Context) (admin.Traffic, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.looks++
+	t := admin.Traffic{Time: long.Add(time.Duration(n.looks) * time.Second), Node: "edge-1", State: "serving", Packets: []admin.Packets{}}
+	k := uint64(n.looks)
+	t.Listeners = []admin.Flow{{Name: "web", Connections: 12, Requests: 1000 * float64(k), Errors: float64(k), BytesIn: 5e4 * float64(k), BytesOut: 2e6 * float64(k),
+		Latency: &admin.Latency{Count: 1000 * k, Sum: float64(k), Buckets: []lb.Bucket{{Le: .001, N: 500 * k}, {Le: .01, N: 990 * k}, {Le: 1, N: 1000 * k}}}}}
+	for i, b := range n.backends {
+		t.Backends = append(t.Backends, admin.Flow{Name: b.ID, State: b.State, Connections: b.Connections, Active: b.Active, Requests: float64(400 * k * uint64(i+1))})
+	}
+	t.Packets = append(t.Packets, admin.Packets{Reason: "to_stack", Verdict: "pass", Count: 12345 * float64(k)})
+	return t, nil
+}
+
+func (n *fakeNode) Apply(_ context.Context, text []byte, file string, a admin.Ask) (admin.Applied, error) {
+	if strings.Contains(string(text), "unbuilt") {
+		return admin.Applied{}, &admin.Error{Status: http.StatusUnprocessableEntity, Code: admin.CodeWorkers, Detail: "the workers refuse it: worker 1.1 (pid 4712): no memory. The running configuration (generation 42) is unchanged.",
+			Workers: []admin.Built{{Worker: "1.0", PID: 4711, OK: true, Took: 12 * time.Millisecond}, {Worker: "1.1", PID: 4712, Took: 9 * time.Millisecond, Error: "no memory"}}}
+	}
+	if strings.Contains(string(text), "bad") {
+		e := &lb.Error{Code: "LB1103", File: file, Line: 7, Column: 11, Message: "route uses pool \"ap\", which does not exist", Excerpt: "    pool: ap", Width: 2, Hint: `did you mean "app"?`}
 		return admin.Applied{}, &admin.Error{Status: http.StatusUnprocessableEntity, Code: admin.CodeRefused, Errors: []*lb.Error{e},
 			Detail: e.Error() + "\n1 error. The running configuration (generation 42) is unchanged."}
 	}
-	return n.change(a.Match, a.DryRun)
+	return n.change(a)
 }
 
-func (n *fakeNode) Adopt(context.Context, string) (admin.Applied, error) {
+func (n *fakeNode) Adopt(context.Context, admin.Ask) (admin.Applied, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.Owner = "document"
@@ -169,21 +249,21 @@ func (n *fakeNode) Adopt(context.Context, string) (admin.Applied, error) {
 	return admin.Applied{Generation: n.generation(), Changed: true}, nil
 }
 
-func (n *fakeNode) Rollback(_ context.Context, g, _ string) (admin.Applied, error) {
-	return n.change("", false)
+func (n *fakeNode) Rollback(_ context.Context, _ admin.RollbackOrder, a admin.Ask) (admin.Applied, error) {
+	return n.change(a)
 }
 
-func (n *fakeNode) Reload(context.Context, string) (admin.Applied, error) {
+func (n *fakeNode) Reload(context.Context, admin.Ask) (admin.Applied, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return admin.Applied{Generation: n.generation(), Notes: []string{"fastpath: these settings take effect when lbd restarts"}}, nil
 }
 
-func (n *fakeNode) EditBackend(_ context.Context, e admin.BackendEdit, _ string) (admin.Applied, error) {
-	return n.change(e.Match, false)
+func (n *fakeNode) EditBackend(_ context.Context, _ admin.BackendEdit, a admin.Ask) (admin.Applied, error) {
+	return n.change(a)
 }
 
-func (n *fakeNode) OrderBackend(_ context.Context, o admin.BackendOrder, _ string) error {
+func (n *fakeNode) OrderBackend(_ context.Context, o admin.BackendOrder, _ admin.Ask) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for i, b := range n.backends {
@@ -195,11 +275,15 @@ func (n *fakeNode) OrderBackend(_ context.Context, o admin.BackendOrder, _ strin
 		}
 		return nil
 	}
-	return &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: "there is no backend " + o.ID,
+	return noBackend(o.ID)
+}
+
+func noBackend(id string) error {
+	return &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: "there is no backend " + id,
 		Hint: "`lbctl backend list` shows them; a backend is named POOL/ADDRESS"}
 }
 
-func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ string) error {
+func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ admin.Ask) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if o.Name != "" && o.Name != "edge-1" {
@@ -209,9 +293,19 @@ func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ string) err
 	return nil
 }
 
-func (n *fakeNode) Upgrade(_ context.Context, o admin.UpgradeOrder, _ string) error {
+func (n *fakeNode) Upgrade(_ context.Context, o admin.UpgradeOrder, _ admin.Ask) error {
 	if strings.Contains(o.Binary, "broken") {
 		return &admin.Error{Status: http.StatusBadGateway, Code: admin.CodeUpgrade, Detail: "the upgrade failed and the old workers serve as before: the new crew exited with status 1"}
+	}
+	return nil
+}
+
+func (n *fakeNode) Leave(_ context.Context, o admin.LeaveOrder, _ admin.Ask) error {
+	if o.Name != "" && o.Name != "edge-1" {
+		return &admin.Error{Status: http.StatusConflict, Code: admin.CodeOtherNode, Detail: "this is edge-1; only edge-2 itself can leave", Hint: "run `lbctl node leave` on edge-2 (10.0.0.12)"}
+	}
+	if n.leave != nil {
+		n.leave()
 	}
 	return nil
 }

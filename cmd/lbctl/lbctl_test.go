@@ -15,6 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	time.Local = time.UTC // in golden files
 	testscript.Main(m, map[string]func(){"lbctl": main})
 }
 
@@ -37,7 +38,8 @@ func TestLbctl(t *testing.T) {
 				nodes.Store(ts.Getenv("WORK"), n)
 				stop, err := serve(ts.Getenv("LBCTL_ADDR"), n)
 				ts.Check(err)
-				ts.Defer(stop)
+				n.end = sync.OnceFunc(stop)
+				ts.Defer(n.end)
 			},
 			"tell": func(ts *testscript.TestScript, _ bool, args []string) {
 				n, ok := nodes.Load(ts.Getenv("WORK"))
@@ -61,7 +63,7 @@ func serve(path string, n *fakeNode) (stop func(), err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		admin.Serve(ctx, l, n, slog.New(slog.DiscardHandler))
+		admin.Serve(ctx, l, n, admin.Options{Log: slog.New(slog.DiscardHandler)})
 	}()
 	return func() { cancel(); <-done }, nil
 }
@@ -74,6 +76,8 @@ func tell(ts *testscript.TestScript, n *fakeNode, args []string) {
 		n.status.Problems = append(n.status.Problems, admin.Problem{Subject: args[1], Text: args[2], Do: args[3]})
 	case "drains": // how many questions until it is empty
 		n.drains, _ = strconv.Atoi(args[1])
+	case "leaves": // the next order to leave ends the server
+		n.leave = func() { go n.end() } // the answer comes first
 	case "worker": // one more, in a state
 		n.status.Workers = append(n.status.Workers, admin.Worker{Name: "0.0", PID: 4000, State: args[1], Since: time.Time{}})
 	default:

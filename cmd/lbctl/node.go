@@ -10,7 +10,7 @@ import (
 )
 
 func (c *ctl) node() *cobra.Command {
-	return noun("node", "The nodes of the cluster", c.nodeList(), c.nodeDrain(), c.nodeUndrain())
+	return noun("node", "The nodes of the cluster", c.nodeList(), c.nodeDrain(), c.nodeUndrain(), c.nodeLeave())
 }
 
 func (c *ctl) nodeList() *cobra.Command {
@@ -58,18 +58,21 @@ func inSync(n admin.Node) string {
 }
 
 func (c *ctl) nodeDrain() *cobra.Command {
+	var a admin.Ask
 	var wait bool
 	var limit time.Duration
 	cmd := &cobra.Command{
 		Use: "drain [NAME]", Short: "Give a node no new connections; old ones live on until drain.timeout", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.completeNode,
 		Long: `Give a node no new connections. Keep-alive clients are told to go with their
 next response, the rest lives until it ends or drain.timeout is over; then the
 node is empty. Only a node itself can drain: address it, or run this on it.`,
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when the node is empty; exit 4 when that takes too long")
 	cmd.Flags().DurationVar(&limit, "timeout", 2*time.Minute, "how long to wait")
+	matching(cmd, &a)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		name, err := c.orderNode(cmd, args, true)
+		name, err := c.orderNode(cmd, args, true, a)
 		if err != nil {
 			return err
 		}
@@ -85,25 +88,80 @@ node is empty. Only a node itself can drain: address it, or run this on it.`,
 }
 
 func (c *ctl) nodeUndrain() *cobra.Command {
-	return &cobra.Command{Use: "undrain [NAME]", Short: "Take a drain back", Args: cobra.MaximumNArgs(1),
+	var a admin.Ask
+	return matching(&cobra.Command{Use: "undrain [NAME]", Short: "Take a drain back", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.completeNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := c.orderNode(cmd, args, false)
+			name, err := c.orderNode(cmd, args, false, a)
 			if err != nil {
 				return err
 			}
 			return c.verdict(admin.NodeOrder{Name: name}, name, "%s gets connections again", name)
-		}}
+		}}, &a)
+}
+
+func (c *ctl) nodeLeave() *cobra.Command {
+	var a admin.Ask
+	var o admin.LeaveOrder
+	var wait bool
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use: "leave [NAME]", Short: "Drain a node, say good-bye to the others, and end its lbd", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: c.completeNode,
+		Long: `Drain a node, say good-bye to the other nodes, and end its lbd with its workers,
+as SIGTERM does. The others need not wait for it to be found dead. It comes back
+when lbd is started again.`,
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "return when lbd has ended; exit 4 when that takes too long")
+	cmd.Flags().DurationVar(&limit, "timeout", 2*time.Minute, "how long to wait")
+	matching(cmd, &a)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			o.Name = args[0]
+		}
+		ctx, cancel := ask(cmd)
+		defer cancel()
+		s, err := c.client().Status(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.client().Leave(ctx, o, a); err != nil {
+			return err
+		}
+		o.Name = s.Node
+		if !wait {
+			return c.verdict(o, o.Name, "%s leaves: it drains, then its lbd ends", o.Name)
+		}
+		if err := c.awaitEnd(cmd, o.Name, limit); err != nil {
+			return err
+		}
+		return c.verdict(o, o.Name, "%s has left", o.Name)
+	}
+	return cmd
+}
+
+// awaitEnd waits until nobody answers any more.
+func (c *ctl) awaitEnd(cmd *cobra.Command, name string, limit time.Duration) error {
+	return c.wait(cmd, limit, func() (string, bool, error) {
+		ctx, cancel := ask(cmd)
+		defer cancel()
+		s, err := c.client().Status(ctx)
+		if gone := (*admin.Unreachable)(nil); errors.As(err, &gone) {
+			return "", true, nil
+		}
+		return fmt.Sprintf("%s: %s open", name, plural(s.Connections, "connection")), false, err
+	})
 }
 
 // orderNode gives the order and the name of the node that has it now.
-func (c *ctl) orderNode(cmd *cobra.Command, args []string, drain bool) (string, error) {
+func (c *ctl) orderNode(cmd *cobra.Command, args []string, drain bool, a admin.Ask) (string, error) {
 	ctx, cancel := ask(cmd)
 	defer cancel()
 	o := admin.NodeOrder{Drain: drain}
 	if len(args) > 0 {
 		o.Name = args[0]
 	}
-	if err := c.client().OrderNode(ctx, o); err != nil {
+	if err := c.client().OrderNode(ctx, o, a); err != nil {
 		return "", err
 	}
 	if o.Name != "" {

@@ -39,7 +39,7 @@ func (c *ctl) root() *cobra.Command {
 	flags.StringVarP(&c.format, "output", "o", "table", "table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(c.status(), c.backend(), c.node(), c.config(), c.upgrade(), c.explain(), c.events(), c.doctor(),
-		c.cluster(), c.listener(), c.route(), c.pool(), c.version())
+		c.cluster(), c.listener(), c.route(), c.pool(), c.service(), c.why(), c.top(), c.schema(), c.version())
 	c.markBegin(root)
 	return root
 }
@@ -114,6 +114,9 @@ func (c *ctl) socket() string {
 func ask(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(cmd.Context(), askTime)
 }
+
+// someOf lists names in a sentence.
+func someOf(names []string) string { return strings.Join(names, ", ") }
 
 func contains(list []string, s string) bool {
 	for _, l := range list {

@@ -58,6 +58,8 @@ func writeStatus(w io.Writer, s admin.Status, wide bool) error {
 		{"exposed", listenerTable(s.Listeners)},
 		{"routes", routeTable(s.Routes)},
 		{"pools", poolTable(s.Pools)},
+		{"services", serviceTable(s.Services)},
+		{"discovery", sourceTable(s.Sources)},
 		{"workers", workerTable(s.Workers)},
 		{"nodes", nodeTable(s.Nodes)},
 	} {

@@ -12,6 +12,7 @@ import (
 
 func (c *ctl) upgrade() *cobra.Command {
 	var o admin.UpgradeOrder
+	var a admin.Ask
 	var wait bool
 	var limit time.Duration
 	cmd := &cobra.Command{
@@ -22,6 +23,8 @@ When the new crew is not ready in time the old one serves on and this says why.`
 	cmd.Flags().StringVar(&o.Binary, "binary", "", "the new lbd (default: the path the daemon was started from)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "return when the old crew is gone; exit 4 when that takes too long")
 	cmd.Flags().DurationVar(&limit, "timeout", 2*time.Minute, "how long to wait")
+	cmd.MarkFlagFilename("binary")
+	matching(cmd, &a)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if o.Binary != "" {
 			path, err := filepath.Abs(o.Binary)
@@ -32,7 +35,8 @@ When the new crew is not ready in time the old one serves on and this says why.`
 		}
 		ctx, cancel := ask(cmd)
 		defer cancel()
-		if err := c.client().Upgrade(ctx, o); err != nil {
+		err := c.during("the new workers start", func() error { return c.client().Upgrade(ctx, o, a) })
+		if err != nil {
 			return err
 		}
 		if !wait {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 const (
 	watchEvery = time.Second
 	waitEvery  = 250 * time.Millisecond
+	quietFor   = 500 * time.Millisecond // before an answer that takes long is worth a line
 )
 
 // repeat runs f once, or with watch until interrupted; on a terminal each
@@ -38,23 +40,21 @@ func (c *ctl) repeat(cmd *cobra.Command, watch bool, f func() error) error {
 	}
 }
 
-// wait asks until done, saying each new progress line. The error of a wait
-// that takes too long is a timeout with what is left.
+// wait asks until done, saying how far it is. The error of a wait that takes
+// too long is a timeout with what is left.
 func (c *ctl) wait(cmd *cobra.Command, limit time.Duration, left func() (progress string, done bool, err error)) error {
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	ticker := time.NewTicker(waitEvery)
 	defer ticker.Stop()
-	said := ""
+	line := c.progress()
+	defer line.end()
 	for {
 		progress, done, err := left()
 		if err != nil || done {
 			return err
 		}
-		if progress != said {
-			c.say("%s", progress)
-			said = progress
-		}
+		line.say(progress)
 		select {
 		case <-cmd.Context().Done():
 			return cmd.Context().Err()
@@ -62,6 +62,73 @@ func (c *ctl) wait(cmd *cobra.Command, limit time.Duration, left func() (progres
 			return timeout{fmt.Errorf("after %s: %s", limit, progress)}
 		case <-ticker.C:
 		}
+	}
+}
+
+// during runs f, which asks the daemon for something that may take long, and
+// says on a terminal that it is under way.
+func (c *ctl) during(what string, f func() error) error {
+	if !c.terminal(c.errs) {
+		return f()
+	}
+	var saying sync.WaitGroup
+	done := make(chan struct{})
+	saying.Go(func() {
+		quiet := time.NewTimer(quietFor)
+		defer quiet.Stop()
+		select {
+		case <-done:
+			return
+		case <-quiet.C:
+		}
+		line := c.progress()
+		defer line.end()
+		ticker := time.NewTicker(waitEvery)
+		defer ticker.Stop()
+		for {
+			line.say(what)
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+			}
+		}
+	})
+	defer saying.Wait()
+	defer close(done)
+	return f()
+}
+
+// progress is a line that says how far something is: on a terminal it takes its
+// own place again and again, with the time it took; elsewhere each new text is a
+// line.
+type progress struct {
+	c        *ctl
+	began    time.Time
+	terminal bool
+	said     string
+}
+
+func (c *ctl) progress() *progress {
+	return &progress{c: c, began: time.Now(), terminal: c.terminal(c.errs)}
+}
+
+func (p *progress) say(text string) {
+	if p.terminal {
+		fmt.Fprintf(p.c.errs, "\r\x1b[K%s (%s)", text, span(time.Since(p.began)))
+		p.said = text
+		return
+	}
+	if text != p.said {
+		p.c.say("%s", text)
+		p.said = text
+	}
+}
+
+// end clears the line for what comes.
+func (p *progress) end() {
+	if p.terminal && p.said != "" {
+		fmt.Fprint(p.c.errs, "\r\x1b[K")
 	}
 }
 

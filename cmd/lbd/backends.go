@@ -37,6 +37,10 @@ func loadsOf(stats lb.Stats) map[lb.BackendID]lb.BackendLoad {
 		sum.Connections += l.Connections
 		sum.Requests += l.Requests
 		sum.Failures += l.Failures
+		sum.Latency = sum.Latency.Add(l.Latency)
+		if l.Ejected != nil && (sum.Ejected == nil || l.Ejected.Until.After(sum.Ejected.Until)) {
+			sum.Ejected = l.Ejected
+		}
 		loads[l.ID] = sum
 	}
 	return loads
@@ -44,13 +48,16 @@ func loadsOf(stats lb.Stats) map[lb.BackendID]lb.BackendLoad {
 
 func backendOf(b *lb.Backend, id lb.BackendID, h lb.Health, a lb.Admin, l lb.BackendLoad, r node.Report) admin.Backend {
 	out := admin.Backend{
-		ID: id.String(), Pool: id.Pool, Address: id.Address, Health: h.String(), State: backendState(h, a, l.Active),
-		Weight: b.Weight, Configured: b.Weight, Backup: b.Backup, Drain: a.Drain, Disable: a.Disable,
+		ID: id.String(), Pool: id.Pool, Address: id.Address, Health: h.String(), State: backendState(h, a, l),
+		Weight: b.Weight, Configured: b.Weight, Backup: b.Backup, Discovered: b.Found, Drain: a.Drain, Disable: a.Disable,
 		Active: l.Active, Connections: l.Connections, Requests: l.Requests, Failures: l.Failures,
 		Check: r.Detail(), Since: r.Since,
 	}
 	if len(r.Last) > 0 {
 		out.Took = r.Last[0].Took
+	}
+	if e := l.Ejected; e != nil {
+		out.Ejected = &admin.Ejection{Since: e.Since, Until: e.Until, Reason: string(e.Reason), Times: e.Times}
 	}
 	if a.Weight != nil {
 		out.Weight = *a.Weight
@@ -58,21 +65,23 @@ func backendOf(b *lb.Backend, id lb.BackendID, h lb.Health, a lb.Admin, l lb.Bac
 	return out
 }
 
-func backendState(h lb.Health, a lb.Admin, active int) string {
+func backendState(h lb.Health, a lb.Admin, l lb.BackendLoad) string {
 	switch {
 	case a.Disable:
 		return "disabled"
-	case a.Drain && active > 0:
+	case a.Drain && l.Active > 0:
 		return "draining"
 	case a.Drain:
 		return "drained"
+	case h != lb.Down && l.Ejected != nil:
+		return "ejected"
 	}
 	return h.String()
 }
 
 // usable reports whether a backend may get new requests.
 func usable(b admin.Backend) bool {
-	return !b.Drain && !b.Disable && b.Health != lb.Down.String() && b.Weight > 0
+	return !b.Drain && !b.Disable && b.Ejected == nil && b.Health != lb.Down.String() && b.Weight > 0
 }
 
 func poolsOf(s *node.Snapshot, backends []admin.Backend) []admin.Pool {
@@ -80,6 +89,9 @@ func poolsOf(s *node.Snapshot, backends []admin.Backend) []admin.Pool {
 	at := map[string]*admin.Pool{}
 	for i, p := range s.Config.Pools {
 		all[i] = admin.Pool{Name: p.Name, Protocol: string(p.Protocol), Balance: p.Balance, Check: checkText(p.Check)}
+		if p.Discover != nil {
+			all[i].Discover = p.Discover.String()
+		}
 		at[p.Name] = &all[i]
 	}
 	for _, b := range backends {

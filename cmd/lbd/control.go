@@ -13,7 +13,8 @@ import (
 // control is a node in the words of the admin API.
 type control struct {
 	node    *node.Node
-	upgrade func(ctx context.Context, binary, by string) error // of workers and supervisor
+	upgrade func(ctx context.Context, binary string, a node.Asked) error // of workers and supervisor
+	depart  func()                                                       // makes lbd drain and exit
 }
 
 var _ admin.Control = control{}
@@ -74,55 +75,94 @@ func (c control) Diff(ctx context.Context, text []byte, file string) (admin.Appl
 	return applied(node.Applied{Generation: c.node.Snapshot().Generation, Changed: len(changes) > 0, DryRun: true, Changes: changes}, err)
 }
 
-func (c control) Apply(ctx context.Context, a admin.Apply, by string) (admin.Applied, error) {
-	return applied(c.node.Apply(ctx, a.Text, a.File, node.Asked{By: by, Match: a.Match, Dry: a.DryRun}))
+func (c control) Apply(ctx context.Context, text []byte, file string, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Apply(ctx, text, file, asked(a)))
 }
 
-func (c control) Adopt(ctx context.Context, by string) (admin.Applied, error) {
-	return applied(c.node.Adopt(ctx, node.Asked{By: by}))
+func (c control) Confirm(ctx context.Context, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Confirm(ctx, asked(a)))
 }
 
-func (c control) Rollback(ctx context.Context, generation, by string) (admin.Applied, error) {
-	return applied(c.node.Rollback(ctx, generation, node.Asked{By: by}))
+func (c control) Adopt(ctx context.Context, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Adopt(ctx, asked(a)))
 }
 
-func (c control) Reload(ctx context.Context, by string) (admin.Applied, error) {
-	return applied(c.node.Reload(ctx, node.Asked{By: by}))
+func (c control) Release(ctx context.Context, o admin.ReleaseOrder, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Release(ctx, o.Discard, asked(a)))
 }
 
-func (c control) EditBackend(ctx context.Context, e admin.BackendEdit, by string) (admin.Applied, error) {
+func (c control) Rollback(ctx context.Context, o admin.RollbackOrder, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Rollback(ctx, o.Generation, asked(a)))
+}
+
+func (c control) Reload(ctx context.Context, a admin.Ask) (admin.Applied, error) {
+	return applied(c.node.Reload(ctx, asked(a)))
+}
+
+func (c control) EditBackend(ctx context.Context, e admin.BackendEdit, a admin.Ask) (admin.Applied, error) {
 	return applied(c.node.EditBackend(ctx, node.BackendEdit{
 		Action: e.Action, ID: lb.BackendID{Pool: e.Pool, Address: e.Address}, Weight: e.Weight, Backup: e.Backup,
-	}, node.Asked{By: by, Match: e.Match}))
+	}, asked(a)))
 }
 
-func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, by string) error {
+func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, a admin.Ask) error {
 	var id lb.BackendID
 	if err := id.UnmarshalText([]byte(o.ID)); err != nil {
 		return err
 	}
 	return problem(c.node.OrderBackend(ctx, node.BackendOrder{
 		ID: id, Drain: o.Drain, Disable: o.Disable, Weight: o.Weight, ClearWeight: o.ClearWeight,
-	}, node.Asked{By: by}))
+	}, asked(a)))
 }
 
-func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, by string) error {
-	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, node.Asked{By: by}))
+func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, a admin.Ask) error {
+	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, asked(a)))
 }
 
-func (c control) Upgrade(ctx context.Context, o admin.UpgradeOrder, by string) error {
-	return problem(c.upgrade(ctx, o.Binary, by))
+func (c control) Leave(_ context.Context, o admin.LeaveOrder, a admin.Ask) error {
+	if err := c.node.MayLeave(o.Name, asked(a)); err != nil {
+		return problem(err)
+	}
+	c.depart()
+	return nil
+}
+
+func (c control) Upgrade(ctx context.Context, o admin.UpgradeOrder, a admin.Ask) error {
+	return problem(c.upgrade(ctx, o.Binary, asked(a)))
+}
+
+func asked(a admin.Ask) node.Asked {
+	return node.Asked{By: a.By, Match: a.Match, Dry: a.DryRun, Confirm: a.Confirm}
 }
 
 func applied(a node.Applied, err error) (admin.Applied, error) {
 	if err != nil {
 		return admin.Applied{}, problem(err)
 	}
-	out := admin.Applied{Generation: a.Generation.String(), Changed: a.Changed, DryRun: a.DryRun, Notes: a.Notes}
+	out := admin.Applied{Generation: a.Generation.String(), Changed: a.Changed, DryRun: a.DryRun, Notes: a.Notes, Trial: trialOf(a.Trial), Workers: builtOf(a.Workers)}
 	for _, d := range a.Changes {
 		out.Changes = append(out.Changes, admin.Change{Path: d.Path, Text: d.String(), Breaks: d.Breaks})
 	}
 	return out, nil
+}
+
+func trialOf(t *node.Trial) *admin.Trial {
+	if t == nil {
+		return nil
+	}
+	return &admin.Trial{Back: t.Back.String(), Until: t.Until, By: t.By}
+}
+
+func builtOf(all []node.Built) []admin.Built {
+	var out []admin.Built
+	for _, b := range all {
+		one := admin.Built{Worker: b.Worker, PID: b.PID, OK: b.Err == nil, Took: b.Took}
+		if b.Err != nil {
+			one.Error = b.Err.Error()
+		}
+		out = append(out, one)
+	}
+	return out
 }
 
 // problems says how each kind of error is answered.
@@ -150,7 +190,7 @@ func problem(err error) error {
 		return err
 	}
 	as := problems[e.Kind]
-	out := &admin.Error{Status: as.status, Code: as.code, Detail: e.Text, Hint: e.Hint}
+	out := &admin.Error{Status: as.status, Code: as.code, Detail: e.Text, Hint: e.Hint, Workers: builtOf(e.Workers)}
 	var errs lb.Errors
 	if errors.As(err, &errs) {
 		out.Errors = errs

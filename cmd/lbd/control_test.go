@@ -142,8 +142,10 @@ func TestTheNodesOfACluster(t *testing.T) {
 // quiet is a node without anything around it, for explanations.
 type quiet struct{}
 
-func (quiet) Stats() lb.Stats        { return lb.Stats{} }
-func (quiet) Reports() []node.Report { return []node.Report{{ID: first, Last: []node.Probe{{Detail: "connect: refused"}}}} }
+func (quiet) Stats() lb.Stats { return lb.Stats{} }
+func (quiet) Reports() []node.Report {
+	return []node.Report{{ID: first, Last: []node.Probe{{Detail: "connect: refused"}}}}
+}
 func (quiet) Explain(t lb.Tuple) (node.Path, bool) {
 	return node.Path{VIP: "192.0.2.10:80/tcp", Row: 9, Chain: []string{"edge-2", "edge-1"}, Slot: -1}, true
 }

@@ -57,8 +57,11 @@ type daemon struct {
 	found   *discover.Set
 	cluster *cluster.Cluster // nil: alone
 	node    *node.Node
+	audit   *admin.Audit
 	socket  net.Listener // the admin API
-	http    net.Listener // its read-only part; nil: none
+	http    net.Listener // its metrics; nil: none
+
+	readOnly net.Listener // what of it changes nothing; nil: none
 
 	identity  lb.BootID // as gossip knows us
 	over      *handover // what our predecessor left; nil: an ordinary start
@@ -180,6 +183,7 @@ func (d *daemon) open() error {
 		return err
 	}
 	d.fleet = &fleet{Fleet: workers}
+	d.audit = admin.OpenAudit(filepath.Join(c.Node.DataDir, "audit.log"))
 	if err := d.listen(); err != nil {
 		return err
 	}
@@ -214,10 +218,23 @@ func (d *daemon) listen() (err error) {
 			return err
 		}
 	}
+	if c.ReadOnlySocket != "" {
+		if d.readOnly, err = admin.ListenReadOnly(c.ReadOnlySocket); err != nil {
+			return err
+		}
+	}
 	if d.http == nil && c.HTTP != "" {
 		d.http, err = listenHTTP(c.HTTP)
 	}
 	return err
+}
+
+// depart makes us drain and exit, as SIGTERM does.
+func (d *daemon) depart() {
+	select {
+	case d.signals <- unix.SIGTERM:
+	default: // as many signals wait as there is room for
+	}
 }
 
 func (d *daemon) openDatapath() (*datapath, error) {
@@ -277,9 +294,13 @@ func (d *daemon) serve() (next string, err error) {
 	defer cancel()
 	ended := make(chan error, 1)
 	d.run("monitor", func() error { return d.monitor.Run(ctx) })
-	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, control{d.node, d.upgrade}, d.log) })
+	c, o := control{d.node, d.upgrade, d.depart}, admin.Options{Log: d.log, Audit: d.audit}
+	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, c, o) })
+	if d.readOnly != nil {
+		d.run("admin.read_only_socket", func() error { return admin.ServeReadOnly(ctx, d.readOnly, c, o) })
+	}
 	if d.http != nil {
-		d.run("admin.http", func() error { return admin.ServeReadOnly(ctx, d.http, control{d.node, d.upgrade}) })
+		d.run("admin.http", func() error { return admin.ServeHTTP(ctx, d.http, c) })
 	}
 	if d.cluster != nil {
 		d.run("cluster", func() error { return d.cluster.Run(ctx) })
@@ -358,7 +379,7 @@ func (d *daemon) obey(ctx context.Context, s os.Signal) {
 	case unix.SIGUSR1:
 		err = d.fleet.ReopenLogs()
 	case unix.SIGUSR2:
-		err = d.upgrade(ctx, "", "SIGUSR2")
+		err = d.upgrade(ctx, "", node.Asked{By: "SIGUSR2"})
 	}
 	var es lb.Errors
 	switch {
@@ -440,13 +461,19 @@ func (d *daemon) close() {
 	if d.path != nil {
 		_ = d.path.Close()
 	}
-	for _, l := range []net.Listener{d.socket, d.http} {
+	for _, l := range []net.Listener{d.socket, d.readOnly, d.http} {
 		if l != nil {
 			_ = l.Close()
 		}
 	}
+	if d.readOnly != nil {
+		_ = os.Remove(d.config.Admin.ReadOnlySocket)
+	}
 	if d.socket != nil && d.kept.admin == 0 {
 		_ = os.Remove(d.config.Admin.Socket)
+	}
+	if d.audit != nil {
+		_ = d.audit.Close()
 	}
 	if d.fleet != nil {
 		_ = d.fleet.Close()

@@ -15,12 +15,13 @@ func statusOf(s *node.Snapshot, stats lb.Stats, reports []node.Report) admin.Sta
 	backends := backendsOf(s, stats, reports)
 	out := admin.Status{
 		Node: s.Name, Version: s.Version, Started: s.Started, State: stateOf(s),
-		Generation: s.Generation.String(), Since: s.Since, Owner: string(s.Owner), File: s.File,
+		Generation: s.Generation.String(), Since: s.Since, Trial: trialOf(s.Trial), Owner: string(s.Owner), File: s.File,
 		Fastpath: fastpathOf(s), Connections: stats.Connections, Requests: stats.Requests,
-		Listeners: listenersOf(s, stats), Routes: routesOf(s.Config), Pools: poolsOf(s, backends),
+		Listeners: listenersOf(s, stats), Routes: routesOf(s.Config), Pools: poolsOf(s, backends), Sources: sourcesOf(s),
 		Workers: workersOf(s), Nodes: nodesOf(s, stats),
 		Problems: []admin.Problem{}, Notes: s.Notes,
 	}
+	out.Services = servicesOf(s.Config, out.Pools)
 	for _, p := range s.Problems {
 		out.Problems = append(out.Problems, admin.Problem(p))
 	}
@@ -173,11 +174,48 @@ func targetText(r *lb.Route) string {
 	return "pool " + r.Pool
 }
 
+// servicesOf lists the L4 services with how many backends may take flows.
+func servicesOf(c *lb.Config, pools []admin.Pool) []admin.Service {
+	all := make([]admin.Service, 0, len(c.Services))
+	for _, v := range c.Services {
+		one := admin.Service{Name: v.Name, Bind: v.Bind.String(), Protocol: v.Protocol, Forward: v.Forward, Affinity: v.Affinity, Pool: v.Pool}
+		for _, p := range pools {
+			if p.Name == v.Pool {
+				one.Backends, one.Usable = p.Backends, p.Usable
+			}
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// sourcesOf lists where pools find backends, with the pools of each.
+func sourcesOf(s *node.Snapshot) []admin.Source {
+	all := make([]admin.Source, 0, len(s.Sources))
+	of := map[string][]string{}
+	for _, p := range s.Config.Pools {
+		if p.Discover != nil {
+			of[p.Discover.String()] = append(of[p.Discover.String()], p.Name)
+		}
+	}
+	for _, src := range s.Sources {
+		one := admin.Source{Name: src.Name, Pools: of[src.Name], Backends: src.Backends, Answered: src.Answered, Failing: src.Failing}
+		if one.Pools == nil {
+			one.Pools = []string{} // a change that is under way asks it
+		}
+		if src.Err != nil {
+			one.Error = src.Err.Error()
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
 func workersOf(s *node.Snapshot) []admin.Worker {
 	all := make([]admin.Worker, 0, len(s.Crew))
 	for _, w := range s.Crew {
 		all = append(all, admin.Worker{
-			Name: fmt.Sprintf("%d.%d", w.Crew, w.Index), PID: w.PID, State: w.State, Slots: w.Slots, Generation: w.Generation,
+			Name: fmt.Sprintf("%d.%d", w.Crew, w.Index), PID: w.PID, State: w.State, Slots: append([]int{}, w.Slots...), Generation: w.Generation,
 			Version: w.Version, Since: w.Since, Restarts: w.Restarts, Adopted: w.Adopted, Detail: w.Detail,
 		})
 	}

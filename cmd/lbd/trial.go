@@ -87,7 +87,7 @@ func firstLines(text string) string {
 
 // upgrade tries the program, replaces the workers, and has serve replace the
 // supervisor.
-func (d *daemon) upgrade(ctx context.Context, binary, by string) error {
+func (d *daemon) upgrade(ctx context.Context, binary string, a node.Asked) error {
 	path := binary
 	if path == "" {
 		path = d.binary
@@ -97,7 +97,7 @@ func (d *daemon) upgrade(ctx context.Context, binary, by string) error {
 		d.node.Note(lb.Event{Time: time.Now(), Kind: "node.upgrade-failed", Subject: d.config.Node.Name, Detail: text})
 		return &node.Error{Kind: node.NotReady, Text: "the upgrade failed and everything goes on as before: " + text, Err: err}
 	}
-	if err := d.node.Upgrade(ctx, binary, node.Asked{By: by}); err != nil {
+	if err := d.node.Upgrade(ctx, binary, a); err != nil {
 		return err
 	}
 	select {

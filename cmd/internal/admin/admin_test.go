@@ -12,10 +12,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cirque-lb/lb"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -24,10 +26,11 @@ import (
 // fake is a Control that remembers what it was asked.
 type fake struct {
 	mu     sync.Mutex // guards the fields below
-	apply  Apply
+	calls  []string   // changes that were asked for
+	text   string     // the last document
 	edit   BackendEdit
 	order  BackendOrder
-	by     string
+	ask    Ask
 	err    error
 	ready  error
 	events []Event
@@ -37,18 +40,32 @@ type fake struct {
 
 func newFake() *fake { return &fake{more: make(chan struct{})} }
 
-func (f *fake) heard(by string) error {
+func (f *fake) heard() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.by = by
 	return f.err
 }
 
+// changed notes a change that was asked for.
+func (f *fake) changed(what string, a Ask) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls, f.ask = append(f.calls, what), a
+	return f.err
+}
+
+func (f *fake) asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.calls)
+}
+
 func (f *fake) Status(context.Context) (Status, error) {
-	return Status{Node: "edge-1", Version: "1.2.3", Problems: []Problem{}}, f.heard("")
+	return Status{Node: "edge-1", Version: "1.2.3", Listeners: []Listener{}, Routes: []Route{}, Pools: []Pool{}, Services: []Service{},
+		Sources: []Source{}, Workers: []Worker{}, Nodes: []Node{}, Problems: []Problem{}, Notes: []string{}}, f.heard()
 }
 func (f *fake) Backends(context.Context) ([]Backend, error) {
-	return []Backend{{ID: "app/a:1"}}, f.heard("")
+	return []Backend{{ID: "app/a:1"}}, f.heard()
 }
 func (f *fake) Samples() []lb.Sample { return f.sample }
 func (f *fake) Ready() error         { return f.ready }
@@ -65,38 +82,57 @@ func (f *fake) tell(e lb.Event) {
 	f.more = make(chan struct{})
 }
 func (f *fake) Explain(_ context.Context, q Question) (Explanation, error) {
-	return Explanation{Verdict: q.URL}, f.heard("")
+	return Explanation{Verdict: q.URL}, f.heard()
 }
 func (f *fake) Document(_ context.Context, g string) (Document, error) {
-	return Document{"42@edge-1", "# " + g + "\n"}, f.heard("")
+	return Document{"42@edge-1", "# " + g + "\n"}, f.heard()
 }
-func (f *fake) History(context.Context) ([]Generation, error) { return []Generation{}, f.heard("") }
+func (f *fake) History(context.Context) ([]Generation, error) { return []Generation{}, f.heard() }
 func (f *fake) Diff(_ context.Context, text []byte, file string) (Applied, error) {
-	return Applied{Generation: "42@edge-1", DryRun: true, Notes: []string{file, string(text)}}, f.heard("")
+	return Applied{Generation: "42@edge-1", DryRun: true, Notes: []string{file, string(text)}}, f.heard()
 }
-func (f *fake) Apply(_ context.Context, a Apply, by string) (Applied, error) {
-	f.apply = a
-	return Applied{Generation: "43@edge-1", Changed: true}, f.heard(by)
+func (f *fake) Story(_ context.Context, id string) (Story, error) {
+	return Story{Backend: Backend{ID: id}, Verdict: "it gets requests", Why: []string{}, Checks: []Check{}, Events: []Event{}}, f.heard()
 }
-func (f *fake) Adopt(_ context.Context, by string) (Applied, error) {
-	return Applied{Generation: "43@edge-1"}, f.heard(by)
+func (f *fake) Traffic(context.Context) (Traffic, error) {
+	return Traffic{Node: "edge-1", Listeners: []Flow{}, Backends: []Flow{}, Packets: []Packets{}}, f.heard()
 }
-func (f *fake) Rollback(_ context.Context, g, by string) (Applied, error) {
-	return Applied{Generation: g}, f.heard(by)
+func (f *fake) Apply(_ context.Context, text []byte, file string, a Ask) (Applied, error) {
+	f.text = file + ": " + string(text)
+	return Applied{Generation: "43@edge-1", Changed: true}, f.changed("apply", a)
 }
-func (f *fake) Reload(_ context.Context, by string) (Applied, error) {
-	return Applied{Generation: "43@edge-1"}, f.heard(by)
+func (f *fake) Confirm(_ context.Context, a Ask) (Applied, error) {
+	return Applied{Generation: "43@edge-1"}, f.changed("confirm", a)
 }
-func (f *fake) EditBackend(_ context.Context, e BackendEdit, by string) (Applied, error) {
+func (f *fake) Adopt(_ context.Context, a Ask) (Applied, error) {
+	return Applied{Generation: "43@edge-1"}, f.changed("adopt", a)
+}
+func (f *fake) Release(_ context.Context, o ReleaseOrder, a Ask) (Applied, error) {
+	return Applied{Generation: "43@edge-1"}, f.changed(fmt.Sprint("release ", o.Discard), a)
+}
+func (f *fake) Rollback(_ context.Context, o RollbackOrder, a Ask) (Applied, error) {
+	return Applied{Generation: o.Generation}, f.changed("rollback "+o.Generation, a)
+}
+func (f *fake) Reload(_ context.Context, a Ask) (Applied, error) {
+	return Applied{Generation: "43@edge-1"}, f.changed("reload", a)
+}
+func (f *fake) EditBackend(_ context.Context, e BackendEdit, a Ask) (Applied, error) {
 	f.edit = e
-	return Applied{Generation: "43@edge-1"}, f.heard(by)
+	return Applied{Generation: "43@edge-1"}, f.changed("edit", a)
 }
-func (f *fake) OrderBackend(_ context.Context, o BackendOrder, by string) error {
+func (f *fake) OrderBackend(_ context.Context, o BackendOrder, a Ask) error {
 	f.order = o
-	return f.heard(by)
+	return f.changed("order backend", a)
 }
-func (f *fake) OrderNode(_ context.Context, o NodeOrder, by string) error  { return f.heard(by) }
-func (f *fake) Upgrade(_ context.Context, o UpgradeOrder, by string) error { return f.heard(by) }
+func (f *fake) OrderNode(_ context.Context, o NodeOrder, a Ask) error {
+	return f.changed(fmt.Sprint("order node ", o.Drain), a)
+}
+func (f *fake) Leave(_ context.Context, o LeaveOrder, a Ask) error {
+	return f.changed("leave", a)
+}
+func (f *fake) Upgrade(_ context.Context, o UpgradeOrder, a Ask) error {
+	return f.changed("upgrade "+o.Binary, a)
+}
 
 // served is a fake behind a real socket, a client of it and the audit log.
 func served(t *testing.T) (*fake, *Client, *log) {
@@ -109,7 +145,7 @@ func served(t *testing.T) (*fake, *Client, *log) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, l, f, slog.New(slog.NewTextHandler(audit, nil))) }()
+	go func() { done <- Serve(ctx, l, f, Options{Log: slog.New(slog.NewTextHandler(audit, nil))}) }()
 	t.Cleanup(func() {
 		stop()
 		if err := <-done; err != nil {
@@ -152,33 +188,46 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 	if d, err := c.Document(ctx, "41@edge-1"); err != nil || d != (Document{"42@edge-1", "# 41@edge-1\n"}) {
 		t.Errorf("document: %v %v", d, err)
 	}
-	a, err := c.Apply(ctx, Apply{Text: []byte("pools: {}"), File: "f.yaml", Match: "42@edge-1", DryRun: true})
+	how := Ask{Match: "42@edge-1", DryRun: true, Confirm: time.Minute}
+	a, err := c.Apply(ctx, []byte("pools: {}"), "f.yaml", how)
 	if err != nil || a.Generation != "43@edge-1" || !a.Changed {
 		t.Errorf("apply: %v %v", a, err)
 	}
-	if f.apply.File != "f.yaml" || f.apply.Match != "42@edge-1" || !f.apply.DryRun || string(f.apply.Text) != "pools: {}" {
-		t.Errorf("the node was asked to apply %+v", f.apply)
+	how.By = f.ask.By
+	if f.text != "f.yaml: pools: {}" || f.ask != how || how.By == "" {
+		t.Errorf("the node was asked to apply %q, %+v; want %+v", f.text, f.ask, how)
 	}
 	if a, err := c.Diff(ctx, []byte("x"), "g.yaml"); err != nil || a.Notes[0] != "g.yaml" || a.Notes[1] != "x" {
 		t.Errorf("diff: %v %v", a, err)
 	}
-	if _, err := c.EditBackend(ctx, BackendEdit{Action: "remove", Pool: "app", Address: "a:1", Match: "9@x"}); err != nil || f.edit.Match != "9@x" || f.edit.Address != "a:1" {
+	if _, err := c.EditBackend(ctx, BackendEdit{Action: "remove", Pool: "app", Address: "a:1"}, Ask{Match: "9@x"}); err != nil || f.ask.Match != "9@x" || f.edit.Address != "a:1" {
 		t.Errorf("edit: %+v %v", f.edit, err)
 	}
 	drain := true
-	if err := c.OrderBackend(ctx, BackendOrder{ID: "app/a:1", Drain: &drain}); err != nil || f.order.ID != "app/a:1" || !*f.order.Drain {
+	if err := c.OrderBackend(ctx, BackendOrder{ID: "app/a:1", Drain: &drain}, Ask{Match: "8@x"}); err != nil || f.ask.Match != "8@x" || f.order.ID != "app/a:1" || !*f.order.Drain {
 		t.Errorf("order: %+v %v", f.order, err)
 	}
 	if e, err := c.Explain(ctx, Question{URL: "http://x/"}); err != nil || e.Verdict != "http://x/" {
 		t.Errorf("explain: %v %v", e, err)
 	}
+	if s, err := c.Story(ctx, "app/a:1"); err != nil || s.Backend.ID != "app/a:1" {
+		t.Errorf("story: %v %v", s, err)
+	}
+	f.calls = nil
 	for name, err := range map[string]error{
-		"adopt": second(c.Adopt(ctx)), "rollback": second(c.Rollback(ctx, "1")), "reload": second(c.Reload(ctx)),
-		"history": second(c.History(ctx)), "node": c.OrderNode(ctx, NodeOrder{}), "upgrade": c.Upgrade(ctx, UpgradeOrder{}),
+		"history": second(c.History(ctx)), "traffic": second(c.Traffic(ctx)), "openapi": second(c.OpenAPI(ctx)),
+		"confirm": second(c.Confirm(ctx, Ask{})), "adopt": second(c.Adopt(ctx, Ask{})), "reload": second(c.Reload(ctx, Ask{})),
+		"release true": second(c.Release(ctx, ReleaseOrder{Discard: true}, Ask{})), "rollback 1": second(c.Rollback(ctx, RollbackOrder{Generation: "1"}, Ask{})),
+		"order node true": c.OrderNode(ctx, NodeOrder{Drain: true}, Ask{}), "leave": c.Leave(ctx, LeaveOrder{}, Ask{}), "upgrade b": c.Upgrade(ctx, UpgradeOrder{Binary: "b"}, Ask{}),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	want := []string{"adopt", "confirm", "leave", "order node true", "release true", "reload", "rollback 1", "upgrade b"}
+	slices.Sort(f.calls)
+	if !slices.Equal(f.calls, want) {
+		t.Errorf("the node was asked for %v, want %v", f.calls, want)
 	}
 }
 
@@ -187,12 +236,12 @@ func second[T any](_ T, err error) error { return err }
 func TestAChangeIsLoggedWithWhoAsked(t *testing.T) {
 	f, c, audit := served(t)
 	f.err = &Error{Status: http.StatusConflict, Code: CodeOwnedByFile, Detail: "objects are owned by F"}
-	if _, err := c.Reload(t.Context()); err == nil {
+	if _, err := c.Reload(t.Context(), Ask{}); err == nil {
 		t.Error("want the refusal")
 	}
 	who := fmt.Sprintf("uid %d (pid %d)", os.Getuid(), os.Getpid())
-	if f.by != who {
-		t.Errorf("the node heard %q, want %q", f.by, who)
+	if f.ask.By != who {
+		t.Errorf("the node heard %q, want %q", f.ask.By, who)
 	}
 	for _, want := range []string{who, "/v1/config/reload", "refused", "LB5001"} {
 		if !strings.Contains(audit.String(), want) {
@@ -254,7 +303,7 @@ func TestListenRefusesWhatIsNotItsOwn(t *testing.T) {
 }
 
 func TestTheServerRefusesWhatItCannotRead(t *testing.T) {
-	h := Handler(newFake(), slog.New(slog.DiscardHandler))
+	h := Handler(newFake(), Options{Log: slog.New(slog.DiscardHandler)})
 	for _, c := range []struct {
 		name, method, path, body, match string
 		status                          int
@@ -269,6 +318,12 @@ func TestTheServerRefusesWhatItCannotRead(t *testing.T) {
 		{"an unknown path", "GET", "/v1/nothing", "", "", 404},
 		{"an unknown method", "DELETE", "/v1/config", "", "", 404},
 		{"no number", "GET", "/v1/events?after=x", "", "", 400},
+		{"a misspelt dry run", "PUT", "/v1/config?dry-run=true", "", "", 400},
+		{"a dry run that is neither", "PUT", "/v1/config?dry_run=1", "", "", 400},
+		{"a parameter that is there twice", "PUT", "/v1/config?dry_run=true&dry_run=false", "", "", 400},
+		{"no duration", "PUT", "/v1/config?confirm=soon", "", "", 400},
+		{"a dry run of what has none", "POST", "/v1/upgrade?dry_run=true", "{}", "", 400},
+		{"a body where there is none", "POST", "/v1/config/reload", "{}", "", 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest(c.method, c.path, strings.NewReader(c.body))
@@ -286,7 +341,7 @@ func TestTheServerRefusesWhatItCannotRead(t *testing.T) {
 
 func TestTheDocumentHasItsGenerationAsTag(t *testing.T) {
 	w := httptest.NewRecorder()
-	Handler(newFake(), slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "/v1/config", nil))
+	Handler(newFake(), Options{Log: slog.New(slog.DiscardHandler)}).ServeHTTP(w, httptest.NewRequest("GET", "/v1/config", nil))
 	if w.Header().Get("ETag") != `"42@edge-1"` || w.Header().Get("Content-Type") != "application/yaml" {
 		t.Errorf("headers %v", w.Header())
 	}

@@ -85,50 +85,103 @@ func (c *Client) Document(ctx context.Context, generation string) (Document, err
 	return Document{strings.Trim(res.Header.Get("ETag"), `"`), string(text)}, nil
 }
 
+// Story says why a backend (POOL/ADDRESS) is in the state it is in.
+func (c *Client) Story(ctx context.Context, backend string) (s Story, err error) {
+	return s, c.get(ctx, "/v1/backends/story?id="+url.QueryEscape(backend), &s)
+}
+
+// Traffic is what was counted so far.
+func (c *Client) Traffic(ctx context.Context) (t Traffic, err error) {
+	return t, c.get(ctx, "/v1/traffic", &t)
+}
+
+// OpenAPI is the description of the API.
+func (c *Client) OpenAPI(ctx context.Context) (d map[string]any, err error) {
+	return d, c.get(ctx, "/v1/openapi.json", &d)
+}
+
 // Diff says what a text would change.
 func (c *Client) Diff(ctx context.Context, text []byte, file string) (a Applied, err error) {
 	return a, c.call(ctx, "POST", "/v1/config/diff?file="+url.QueryEscape(file), "", text, &a)
 }
 
 // Apply replaces the document.
-func (c *Client) Apply(ctx context.Context, p Apply) (a Applied, err error) {
-	q := url.Values{"file": {p.File}, "dry_run": {fmt.Sprint(p.DryRun)}}
-	return a, c.call(ctx, "PUT", "/v1/config?"+q.Encode(), p.Match, p.Text, &a)
+func (c *Client) Apply(ctx context.Context, text []byte, file string, how Ask) (a Applied, err error) {
+	return a, c.call(ctx, "PUT", "/v1/config?"+how.query("file", file), how.Match, text, &a)
+}
+
+// Confirm keeps a change that is on trial.
+func (c *Client) Confirm(ctx context.Context, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/config/confirm", how, nil)
 }
 
 // Adopt moves the objects from the file to the document.
-func (c *Client) Adopt(ctx context.Context) (a Applied, err error) {
-	return a, c.call(ctx, "POST", "/v1/config/adopt", "", nil, &a)
+func (c *Client) Adopt(ctx context.Context, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/config/adopt", how, nil)
+}
+
+// Release gives the objects back to the file.
+func (c *Client) Release(ctx context.Context, o ReleaseOrder, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/config/release", how, o)
 }
 
 // Reload has the node read its file again.
-func (c *Client) Reload(ctx context.Context) (a Applied, err error) {
-	return a, c.call(ctx, "POST", "/v1/config/reload", "", nil, &a)
+func (c *Client) Reload(ctx context.Context, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/config/reload", how, nil)
 }
 
 // Rollback makes an earlier generation's objects a new generation.
-func (c *Client) Rollback(ctx context.Context, generation string) (a Applied, err error) {
-	return a, c.order(ctx, "/v1/config/rollback", "", map[string]string{"generation": generation}, &a)
+func (c *Client) Rollback(ctx context.Context, o RollbackOrder, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/config/rollback", how, o)
 }
 
 // EditBackend changes one backend in the document.
-func (c *Client) EditBackend(ctx context.Context, e BackendEdit) (a Applied, err error) {
-	return a, c.order(ctx, "/v1/backends", e.Match, e, &a)
+func (c *Client) EditBackend(ctx context.Context, e BackendEdit, how Ask) (Applied, error) {
+	return c.change(ctx, "/v1/backends", how, e)
 }
 
 // OrderBackend changes a backend's overlay.
-func (c *Client) OrderBackend(ctx context.Context, o BackendOrder) error {
-	return c.order(ctx, "/v1/backends/order", "", o, nil)
+func (c *Client) OrderBackend(ctx context.Context, o BackendOrder, how Ask) error {
+	return c.order(ctx, "/v1/backends/order", how.Match, o, nil)
 }
 
 // OrderNode drains a node or takes the drain back.
-func (c *Client) OrderNode(ctx context.Context, o NodeOrder) error {
-	return c.order(ctx, "/v1/nodes/order", "", o, nil)
+func (c *Client) OrderNode(ctx context.Context, o NodeOrder, how Ask) error {
+	return c.order(ctx, "/v1/nodes/order", how.Match, o, nil)
+}
+
+// Leave has a node drain, say good-bye and exit.
+func (c *Client) Leave(ctx context.Context, o LeaveOrder, how Ask) error {
+	return c.order(ctx, "/v1/nodes/leave", how.Match, o, nil)
 }
 
 // Upgrade replaces the workers.
-func (c *Client) Upgrade(ctx context.Context, o UpgradeOrder) error {
-	return c.order(ctx, "/v1/upgrade", "", o, nil)
+func (c *Client) Upgrade(ctx context.Context, o UpgradeOrder, how Ask) error {
+	return c.order(ctx, "/v1/upgrade", how.Match, o, nil)
+}
+
+// query renders how a change is asked for, and further parameters.
+func (a Ask) query(more ...string) string {
+	q := url.Values{}
+	for i := 0; i+1 < len(more); i += 2 {
+		q.Set(more[i], more[i+1])
+	}
+	if a.DryRun {
+		q.Set("dry_run", "true")
+	}
+	if a.Confirm > 0 {
+		q.Set("confirm", a.Confirm.String())
+	}
+	return q.Encode()
+}
+
+// change asks for a change of the configuration; in is its order, or nil.
+func (c *Client) change(ctx context.Context, path string, how Ask, in any) (a Applied, err error) {
+	path = strings.TrimSuffix(path+"?"+how.query(), "?")
+	if in == nil {
+		return a, c.call(ctx, "POST", path, how.Match, nil, &a)
+	}
+	return a, c.order(ctx, path, how.Match, in, &a)
 }
 
 // Explain says what would happen to a flow or a request.

@@ -1,6 +1,8 @@
 package admin
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -9,74 +11,41 @@ import (
 )
 
 // document serves the text that holds the objects; the ETag is its generation.
-func (a *api) document(w http.ResponseWriter, r *http.Request) error {
-	d, err := a.control.Document(r.Context(), r.URL.Query().Get("generation"))
+func (a *api) document(c *call) error {
+	d, err := a.control.Document(c.r.Context(), c.r.URL.Query().Get("generation"))
 	if err != nil {
 		return err
 	}
-	w.Header().Set("ETag", `"`+d.Generation+`"`)
-	w.Header().Set("Content-Type", "application/yaml")
-	_, err = io.WriteString(w, d.Text)
+	c.w.Header().Set("ETag", `"`+d.Generation+`"`)
+	c.w.Header().Set("Content-Type", "application/yaml")
+	_, err = io.WriteString(c.w, d.Text)
 	return ignoreGone(err)
 }
 
 // apply replaces the document: validated, built, kept, switched in, or refused.
-func (a *api) apply(w http.ResponseWriter, r *http.Request) error {
-	text, err := readText(r)
+func (a *api) apply(c *call) error {
+	c.about = "config"
+	text, err := readText(c.r)
 	if err != nil {
 		return err
 	}
-	match, err := ifMatch(r)
+	sum := sha256.Sum256(text)
+	c.order = map[string]any{"bytes": len(text), "sha256": hex.EncodeToString(sum[:])}
+	how, err := c.ask()
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	done, err := a.control.Apply(r.Context(), Apply{
-		Text: text, File: q.Get("file"), Match: match, DryRun: q.Get("dry_run") == "true",
-	}, peer(r))
-	return answer(w, done, err)
+	done, err := a.control.Apply(c.r.Context(), text, c.r.URL.Query().Get("file"), how)
+	return c.answer(done, err)
 }
 
-func (a *api) diff(w http.ResponseWriter, r *http.Request) error {
-	text, err := readText(r)
+func (a *api) diff(c *call) error {
+	text, err := readText(c.r)
 	if err != nil {
 		return err
 	}
-	done, err := a.control.Diff(r.Context(), text, r.URL.Query().Get("file"))
-	return answer(w, done, err)
-}
-
-func (a *api) rollback(w http.ResponseWriter, r *http.Request) error {
-	var to struct {
-		Generation string `json:"generation"`
-	}
-	if err := readJSON(r, &to); err != nil {
-		return err
-	}
-	done, err := a.control.Rollback(r.Context(), to.Generation, peer(r))
-	return answer(w, done, err)
-}
-
-func (a *api) editBackend(w http.ResponseWriter, r *http.Request) error {
-	var e BackendEdit
-	if err := readJSON(r, &e); err != nil {
-		return err
-	}
-	var err error
-	if e.Match, err = ifMatch(r); err != nil {
-		return err
-	}
-	done, err := a.control.EditBackend(r.Context(), e, peer(r))
-	return answer(w, done, err)
-}
-
-// answer writes the verdict on a change with the generation it led to.
-func answer(w http.ResponseWriter, done Applied, err error) error {
-	if err != nil {
-		return err
-	}
-	w.Header().Set("ETag", `"`+done.Generation+`"`)
-	return writeJSON(w, done)
+	done, err := a.control.Diff(c.r.Context(), text, c.r.URL.Query().Get("file"))
+	return c.answer(done, err)
 }
 
 // ifMatch is the generation that If-Match names; "" when there is none, or *.
@@ -102,6 +71,18 @@ func readText(r *http.Request) ([]byte, error) {
 		return nil, badRequest("read the document: %v", err)
 	}
 	return text, nil
+}
+
+// empty refuses a body where none means anything.
+func (c *call) empty() error {
+	text, err := io.ReadAll(io.LimitReader(c.r.Body, 1))
+	if err != nil {
+		return badRequest("read the request: %v", err)
+	}
+	if len(text) > 0 {
+		return badRequest("%s %s takes no body", c.endpoint.method, c.endpoint.path)
+	}
+	return nil
 }
 
 func badRequest(format string, args ...any) *Error {

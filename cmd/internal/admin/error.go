@@ -29,6 +29,8 @@ type Error struct {
 	Code   string      `json:"code"`
 	Hint   string      `json:"hint,omitempty"`
 	Errors []*lb.Error `json:"errors,omitempty"` // of a refused configuration
+	// Workers is what each worker answered, when they refused it.
+	Workers []Built `json:"workers,omitempty"`
 }
 
 func (e *Error) Error() string { return e.Code + " " + e.Detail }

@@ -13,19 +13,19 @@ import (
 const beat = 15 * time.Second
 
 // events lists what the ring holds, or streams it as server-sent events.
-func (a *api) events(w http.ResponseWriter, r *http.Request) error {
-	after, err := eventNumber(r)
+func (a *api) events(c *call) error {
+	after, err := eventNumber(c.r)
 	if err != nil {
 		return err
 	}
-	if strings.Contains(r.Header.Get("Accept"), "text/event-stream") {
-		return a.stream(w, r, after)
+	if strings.Contains(c.r.Header.Get("Accept"), "text/event-stream") {
+		return a.stream(c.w, c.r, after)
 	}
 	list, _ := a.control.Events(after)
 	if list == nil {
 		list = []Event{}
 	}
-	return writeJSON(w, list)
+	return writeJSON(c.w, list)
 }
 
 // eventNumber is where to begin: after=N, or what a stream that broke had last.

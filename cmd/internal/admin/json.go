@@ -38,8 +38,8 @@ func writeJSON(w http.ResponseWriter, v any) error {
 	return ignoreGone(e.Encode(v))
 }
 
-// writeError answers with problem+json.
-func writeError(w http.ResponseWriter, err error) {
+// problemOf is an error as it is answered.
+func problemOf(err error) *Error {
 	var e *Error
 	switch {
 	case errors.As(err, &e):
@@ -51,6 +51,12 @@ func writeError(w http.ResponseWriter, err error) {
 	out := *e
 	out.Type = "about:blank"
 	out.Title = http.StatusText(out.Status)
+	return &out
+}
+
+// writeError answers with problem+json.
+func writeError(w http.ResponseWriter, err error) {
+	out := problemOf(err)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(out.Status)
 	json.NewEncoder(w).Encode(out) // who does not read the error cannot be told of another

@@ -32,7 +32,14 @@ const Group = "lbd-admin"
 // Listen opens the admin socket: mode 0660, for the group lbd-admin when there
 // is one. It appears with its rights set, by a rename, and replaces a socket
 // that nobody serves; one that answers is an error.
-func Listen(path string) (net.Listener, error) {
+func Listen(path string) (net.Listener, error) { return listen(path, grant) }
+
+// ListenReadOnly opens the socket for every user of the host.
+func ListenReadOnly(path string) (net.Listener, error) {
+	return listen(path, func(path string) error { return os.Chmod(path, 0o666) })
+}
+
+func listen(path string, grant func(string) error) (net.Listener, error) {
 	if c, err := net.DialTimeout("unix", path, dialTime); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("listen on %s: another lbd serves it; stop it, or give this one its own admin.socket", path)
@@ -80,16 +87,24 @@ func grant(path string) error {
 }
 
 // Serve answers on the admin socket until ctx ends.
-func Serve(ctx context.Context, l net.Listener, c Control, log *slog.Logger) error {
-	return serve(ctx, l, &http.Server{Handler: Handler(c, log), ConnContext: withPeer}, log)
+func Serve(ctx context.Context, l net.Listener, c Control, o Options) error {
+	return serve(ctx, l, &http.Server{Handler: Handler(c, o), ConnContext: withPeer}, o.Log)
 }
 
-// ServeReadOnly answers on admin.http until ctx ends.
-func ServeReadOnly(ctx context.Context, l net.Listener, c Control) error {
-	return serve(ctx, l, &http.Server{Handler: ReadOnly(c), WriteTimeout: readTime}, slog.Default())
+// ServeReadOnly answers on admin.read_only_socket until ctx ends.
+func ServeReadOnly(ctx context.Context, l net.Listener, c Control, o Options) error {
+	return serve(ctx, l, &http.Server{Handler: ReadOnlyHandler(c, o)}, o.Log)
+}
+
+// ServeHTTP answers on admin.http until ctx ends.
+func ServeHTTP(ctx context.Context, l net.Listener, c Control) error {
+	return serve(ctx, l, &http.Server{Handler: ReadOnly(c), WriteTimeout: readTime}, nil)
 }
 
 func serve(ctx context.Context, l net.Listener, s *http.Server, log *slog.Logger) error {
+	if log == nil {
+		log = slog.Default()
+	}
 	s.ReadHeaderTimeout, s.ReadTimeout, s.IdleTimeout, s.MaxHeaderBytes = headTime, readTime, idleTime, maxHead
 	s.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelWarn)
 	s.BaseContext = func(net.Listener) context.Context { return ctx } // ends event streams

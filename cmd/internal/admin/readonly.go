@@ -31,16 +31,19 @@ func ReadOnly(c Control) http.Handler {
 		}
 		fmt.Fprintln(w, "ready")
 	})
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			writeError(w, &Error{Status: http.StatusMethodNotAllowed, Code: CodeReadOnly,
-				Detail: "this address only reads; changes go over the unix socket"})
-			return
-		}
-		writeError(w, &Error{Status: http.StatusNotFound, Code: CodeNotFound,
-			Detail: "there is no " + r.URL.Path, Hint: "/metrics, /healthz and /readyz are here"})
-	})
+	mux.HandleFunc("/", refuseChange)
 	return mux
+}
+
+// refuseChange answers whatever an address that only reads does not have.
+func refuseChange(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		writeError(w, &Error{Status: http.StatusMethodNotAllowed, Code: CodeReadOnly,
+			Detail: "this address only reads; changes go over the unix socket"})
+		return
+	}
+	writeError(w, &Error{Status: http.StatusNotFound, Code: CodeNotFound,
+		Detail: "there is no " + r.URL.Path, Hint: "documents are shown over the admin socket; /metrics, /healthz and /readyz are here"})
 }
 
 func thisVersion(v string) Version { return Version{Version: v, Go: runtime.Version(), API: 1} }

@@ -15,8 +15,9 @@ type Status struct {
 	Started     time.Time  `json:"started"`
 	State       string     `json:"state"` // starting | serving | not ready | draining | empty
 	Generation  string     `json:"generation"`
-	Since       time.Time  `json:"since,omitzero"` // of the generation
-	Owner       string     `json:"owner"`          // of the objects: file | document
+	Since       time.Time  `json:"since,omitzero"`  // of the generation
+	Trial       *Trial     `json:"trial,omitempty"` // the generation is taken back unless it is confirmed
+	Owner       string     `json:"owner"`           // of the objects: file | document
 	File        string     `json:"file"`
 	Fastpath    Fastpath   `json:"fastpath"`
 	Connections int        `json:"connections"`
@@ -24,6 +25,8 @@ type Status struct {
 	Listeners   []Listener `json:"listeners"`
 	Routes      []Route    `json:"routes"`
 	Pools       []Pool     `json:"pools"`
+	Services    []Service  `json:"services"`
+	Sources     []Source   `json:"sources"` // of discovered backends
 	Workers     []Worker   `json:"workers"`
 	Nodes       []Node     `json:"nodes"`
 	Problems    []Problem  `json:"problems"` // what an operator can mend; any makes the node degraded
@@ -32,6 +35,13 @@ type Status struct {
 
 // Degraded reports whether something is broken that an operator can mend.
 func (s Status) Degraded() bool { return len(s.Problems) > 0 }
+
+// Trial is a change that is taken back unless somebody confirms it.
+type Trial struct {
+	Back  string    `json:"back"` // the generation that returns
+	Until time.Time `json:"until"`
+	By    string    `json:"by"`
+}
 
 // Problem is one reason for being degraded, with the next thing to do.
 type Problem struct {
@@ -77,10 +87,33 @@ type Pool struct {
 	Name     string `json:"name"`
 	Protocol string `json:"protocol"`
 	Balance  string `json:"balance"`
-	Check    string `json:"check"` // "http /healthz every 2s"; "" without one
+	Check    string `json:"check"`              // "http /healthz every 2s"; "" without one
+	Discover string `json:"discover,omitempty"` // "dns app.internal:80"; "" without discovery
 	Backends int    `json:"backends"`
 	Usable   int    `json:"usable"` // neither down nor drained nor disabled
 	Active   int    `json:"active"`
+}
+
+// Service is an L4 service: packets go to the pool's backends.
+type Service struct {
+	Name     string `json:"name"`
+	Bind     string `json:"bind"`
+	Protocol string `json:"protocol"`
+	Forward  string `json:"forward"`
+	Affinity string `json:"affinity,omitempty"`
+	Pool     string `json:"pool"`
+	Backends int    `json:"backends"`
+	Usable   int    `json:"usable"`
+}
+
+// Source is a place where pools find backends.
+type Source struct {
+	Name     string    `json:"name"` // dns app.internal:80
+	Pools    []string  `json:"pools"`
+	Backends int       `json:"backends"` // of the last good answer, which is in use
+	Answered time.Time `json:"answered,omitzero"`
+	Failing  time.Time `json:"failing,omitzero"` // since when
+	Error    string    `json:"error,omitempty"`
 }
 
 // Backend is one server of a pool as this node sees it.
@@ -88,11 +121,12 @@ type Backend struct {
 	ID          string        `json:"id"` // pool/address
 	Pool        string        `json:"pool"`
 	Address     string        `json:"address"`
-	State       string        `json:"state"` // up | down | unknown | draining | drained | disabled
+	State       string        `json:"state"` // up | down | ejected | unknown | draining | drained | disabled
 	Health      string        `json:"health"`
 	Weight      int           `json:"weight"`     // the one in force
 	Configured  int           `json:"configured"` // the document's
 	Backup      bool          `json:"backup,omitempty"`
+	Discovered  bool          `json:"discovered,omitempty"` // not listed in the document
 	Drain       bool          `json:"drain,omitempty"`
 	Disable     bool          `json:"disable,omitempty"`
 	Active      int           `json:"active"`      // requests and tunnels in progress
@@ -102,6 +136,71 @@ type Backend struct {
 	Check       string        `json:"check,omitempty"` // what the last probe saw
 	Since       time.Time     `json:"since,omitzero"`  // of the health's last change
 	Took        time.Duration `json:"took_ns,omitempty"`
+	Ejected     *Ejection     `json:"ejected,omitempty"`
+}
+
+// Ejection is why requests pass a backend by that its checks find up.
+type Ejection struct {
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until"`
+	Reason string    `json:"reason"`
+	Times  int       `json:"times"` // in a row; each is longer
+}
+
+// Story says why a backend is in the state it is in.
+type Story struct {
+	Backend Backend  `json:"backend"`
+	Verdict string   `json:"verdict"` // whether it gets requests, in a sentence
+	Why     []string `json:"why"`     // what that follows from, one sentence each
+	Checks  []Check  `json:"checks"`  // the last ones, newest first
+	Events  []Event  `json:"events"`  // of this backend and its pool, oldest first
+	Acts    []Act    `json:"acts"`    // what operators did about it, oldest first
+}
+
+// Check is what one health check found.
+type Check struct {
+	Time   time.Time     `json:"time"`
+	OK     bool          `json:"ok"`
+	Took   time.Duration `json:"took_ns"`
+	Detail string        `json:"detail"` // "status 200"; "connect: connection refused"
+}
+
+// Traffic is what was counted so far; who asks twice sees the rates.
+type Traffic struct {
+	Time      time.Time `json:"time"`
+	Node      string    `json:"node"`
+	State     string    `json:"state"`
+	Listeners []Flow    `json:"listeners"`
+	Backends  []Flow    `json:"backends"`
+	Packets   []Packets `json:"packets"` // by how they left XDP
+}
+
+// Flow is what went through a listener, or to a backend. What is counted goes
+// on over restarts of workers.
+type Flow struct {
+	Name        string   `json:"name"`
+	State       string   `json:"state,omitempty"`
+	Connections int      `json:"connections"` // open now
+	Active      int      `json:"active"`      // requests to a backend in progress now
+	Requests    float64  `json:"requests"`
+	Errors      float64  `json:"errors"` // answered with 5xx, or not at all; failed attempts
+	BytesIn     float64  `json:"bytes_in"`
+	BytesOut    float64  `json:"bytes_out"`
+	Latency     *Latency `json:"latency,omitempty"`
+}
+
+// Latency is a histogram of seconds.
+type Latency struct {
+	Buckets []lb.Bucket `json:"buckets"` // cumulative
+	Count   uint64      `json:"count"`
+	Sum     float64     `json:"sum"`
+}
+
+// Packets is how many left XDP for a reason.
+type Packets struct {
+	Reason  string  `json:"reason"`
+	Verdict string  `json:"verdict"`
+	Count   float64 `json:"count"`
 }
 
 // Worker is one process of a crew.
@@ -139,7 +238,18 @@ type Applied struct {
 	Changed    bool     `json:"changed"`
 	DryRun     bool     `json:"dry_run,omitempty"`
 	Changes    []Change `json:"changes,omitempty"`
-	Notes      []string `json:"notes,omitempty"` // what takes a restart, what was ignored
+	Notes      []string `json:"notes,omitempty"`   // what takes a restart, what was ignored
+	Workers    []Built  `json:"workers,omitempty"` // what each answered
+	Trial      *Trial   `json:"trial,omitempty"`   // it is taken back unless it is confirmed
+}
+
+// Built is what one worker answered to a change.
+type Built struct {
+	Worker string        `json:"worker"` // crew.index
+	PID    int           `json:"pid"`
+	OK     bool          `json:"ok"`
+	Took   time.Duration `json:"took_ns"`
+	Error  string        `json:"error,omitempty"`
 }
 
 // Change is one difference between two configurations, and what it breaks.
@@ -167,17 +277,19 @@ type Document struct {
 	Text       string `json:"text"`
 }
 
-// Apply replaces the objects of the document.
-type Apply struct {
-	Text   []byte
-	File   string // the name errors show
-	Match  string // the generation the edit began with; "": any
-	DryRun bool
+// ReleaseOrder gives the objects back to the file.
+type ReleaseOrder struct {
+	// Discard: although the file says something else than what runs.
+	Discard bool `json:"discard,omitempty"`
+}
+
+// RollbackOrder makes an earlier generation's objects the newest.
+type RollbackOrder struct {
+	Generation string `json:"generation"` // 42@edge-1, or 42 when only one node made it
 }
 
 // BackendEdit changes the document.
 type BackendEdit struct {
-	Match   string `json:"-"`      // the generation the edit began with; "": any
 	Action  string `json:"action"` // add | set | remove
 	Pool    string `json:"pool"`
 	Address string `json:"address"`
@@ -196,8 +308,13 @@ type BackendOrder struct {
 
 // NodeOrder drains a node, or takes the drain back.
 type NodeOrder struct {
-	Name  string `json:"name"` // "": the addressed node
+	Name  string `json:"name,omitempty"` // "": the addressed node
 	Drain bool   `json:"drain"`
+}
+
+// LeaveOrder has a node drain, say good-bye and exit.
+type LeaveOrder struct {
+	Name string `json:"name,omitempty"` // "": the addressed node
 }
 
 // UpgradeOrder replaces the workers.

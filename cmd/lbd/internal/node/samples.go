@@ -11,15 +11,16 @@ import (
 func (n *Node) Samples() []lb.Sample {
 	s := n.Snapshot()
 	all := slices.Clone(n.Stats().Samples)
-	if n.o.Datapath != nil {
-		all = append(all, n.o.Datapath.Samples()...)
-	}
+	all = append(all, n.Packets()...)
 	if n.o.Cluster != nil {
 		all = append(all, n.o.Cluster.Samples()...)
 	}
 	all = append(all, configSamples(s)...)
 	all = append(all, n.fileSamples(s)...)
 	all = append(all, backendSamples(s, n.Reports())...)
+	if n.o.Discovery != nil {
+		all = append(all, sourceSamples(n.o.Discovery.Sources())...)
+	}
 	all = append(all, clusterSamples(s)...)
 	return append(all, modeSamples(s)...)
 }
@@ -40,6 +41,7 @@ func configSamples(s *Snapshot) []lb.Sample {
 		gauge("lbd_build_info", 1, "version", s.Version),
 		gauge("lbd_config_generation", float64(s.Generation.Counter)),
 		gauge("lbd_config_last_reload_successful", truth(s.Reload.OK)),
+		gauge("lbd_config_on_trial", truth(s.Trial != nil)),
 		gauge("lbd_node_draining", truth(s.Drain.Draining)),
 		gauge("lbd_node_problems", float64(len(s.Problems))),
 	}
@@ -72,6 +74,20 @@ func backendSamples(s *Snapshot, reports []Report) []lb.Sample {
 		for result, count := range map[string]uint64{"pass": r.Probes - r.Fails, "fail": r.Fails} {
 			all = append(all, lb.Sample{Name: "lbd_backend_checks_total", Value: float64(count),
 				Labels: []string{"pool", r.ID.Pool, "backend", r.ID.Address, "result", result}})
+		}
+	}
+	return all
+}
+
+// sourceSamples says how discovery goes.
+func sourceSamples(sources []Source) []lb.Sample {
+	var all []lb.Sample
+	for _, src := range sources {
+		all = append(all,
+			gauge("lbd_discovery_backends", float64(src.Backends), "source", src.Name),
+			gauge("lbd_discovery_failing", truth(src.Err != nil), "source", src.Name))
+		for result, count := range map[string]uint64{"answer": src.Asks - src.Failures, "failure": src.Failures} {
+			all = append(all, lb.Sample{Name: "lbd_discovery_questions_total", Value: float64(count), Labels: []string{"source", src.Name, "result", result}})
 		}
 	}
 	return all

@@ -46,6 +46,14 @@ func (n *Node) Reports() []Report {
 	return n.o.Monitor.Report()
 }
 
+// Packets is what the datapath counted.
+func (n *Node) Packets() []lb.Sample {
+	if n.o.Datapath == nil {
+		return nil
+	}
+	return n.o.Datapath.Samples()
+}
+
 // Explain says what the datapath does with a flow; false without one.
 func (n *Node) Explain(t lb.Tuple) (Path, bool) {
 	if n.o.Datapath == nil {
