@@ -35,7 +35,7 @@ func clientTLSCases() []behaviour {
 		{name: "clear text to the port of TLS", do: clearText, want: []string{"400 close", "- close"}},
 		{name: "garbage to the port of TLS", do: garbage, want: []string{"close"}},
 		{name: "a handshake that never goes on", slow: true, do: silentHandshake, want: []string{"close in time"}},
-		{name: "close_notify behind the request", do: halfClosed, want: []string{"-", "200"}}, // as a FIN: the client has gone
+		{name: "close_notify behind the request", origin: answersLate, do: halfClosed, want: []string{"-", "200"}}, // as a FIN: the client has gone
 		{name: "a request's body cut off without close_notify", origin: readsHeadFirst, do: cutOff, want: []string{"up 1 cut", "up 0"}},
 		{name: "1 MiB in both directions", do: largeTLS, want: []string{"200 the same"}},
 		{name: "a session is resumed", do: resumed, want: []string{"1.2 yes, 1.3 yes"}},
@@ -236,6 +236,13 @@ func silentHandshake(w *world) string { return lateness(w, w.tls.secure, "\x16\x
 func lateHeader(w *world) string { return lateness(w, w.tls.proxied, "PROXY TCP4 ") }
 
 // halfClosed: the client has said all it will, in TLS's own words.
+// answersLate answers when what a client sent behind its request has surely come.
+func answersLate(c *conn) {
+	c.request()
+	time.Sleep(500 * time.Millisecond)
+	c.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+}
+
 func halfClosed(w *world) string {
 	c, t, why := dialTLS(w.tls.secure, w.tls.config("a.example"))
 	if why != "" {
