@@ -285,7 +285,8 @@ func TestNothingIsLostByReloadsUpgradesAndARestartOfTheSupervisor(t *testing.T) 
 	l := s.load(4)
 
 	for range 3 {
-		old := s.pids()
+		var old []int
+		s.until("a crew serves", func() bool { old = s.pids(); return len(old) >= 2 })
 		c.Process.Signal(syscall.SIGUSR2)
 		s.until("another crew serves", func() bool {
 			now := s.pids()
