@@ -162,7 +162,9 @@ func TestAnUpgradeClosesNoLiveConnection(t *testing.T) {
 	k := dialTalk(t, s.port, false)
 	keep("keep-alive", k, k.ask)
 	for range upgrades {
-		old, before := s.pids(), said.Load()
+		var old []int
+		s.until("a crew serves alone", func() bool { old = s.pids(); return len(old) == 2 })
+		before := said.Load()
 		c.Process.Signal(syscall.SIGUSR2)
 		s.until("another crew serves and the old one is gone", func() bool {
 			now := s.pids()
