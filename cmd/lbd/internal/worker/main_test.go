@@ -45,7 +45,7 @@ func testChild() Child {
 		fmt.Fprintln(os.Stderr, "this program is broken")
 		os.Exit(3)
 	case "hang":
-		select {}
+		time.Sleep(time.Hour) // select {} alone is a deadlock to the runtime, which would exit
 	case "refuse":
 		c.Parse = func(file string, _ []byte) (*lb.Config, error) {
 			return nil, lb.Errors{{Code: "LB9999", File: file, Line: 1, Column: 1, Message: "this program knows better"}}
