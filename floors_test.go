@@ -45,7 +45,8 @@ var floors = map[string]struct {
 
 	"cmd/internal/admin/admintest": {project: []string{}, outside: []string{}},
 
-	"cmd/lbd": {project: []string{".", "l4", "l7", "l7/filter", "health", "cluster",
+	"cmd/lbd": {project: []string{"cmd/lbd/app", "l7/filter"}},
+	"cmd/lbd/app": {project: []string{".", "l4", "l7", "health", "cluster",
 		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/lbd/internal/discover", "cmd/internal/admin"}},
 	"cmd/lbctl": {project: []string{".", "cmd/internal/admin"}},
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"os"
@@ -8,7 +8,6 @@ import (
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 	"github.com/cirque-lb/lb/l7"
-	"github.com/cirque-lb/lb/l7/filter"
 )
 
 // newWorker is the command that the supervisor starts its workers with.
@@ -23,7 +22,7 @@ func newWorker() *cobra.Command {
 }
 
 func newProxy(s worker.Start) (worker.Server, error) {
-	p, err := l7.New(l7.Options{Threads: s.Threads, Filters: filter.All, Access: s.Access, Log: s.Log, Worker: s.Name})
+	p, err := l7.New(l7.Options{Threads: s.Threads, Filters: filters, Access: s.Access, Log: s.Log, Worker: s.Name})
 	return proxy{p}, err
 }
 

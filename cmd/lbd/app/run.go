@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -27,7 +27,7 @@ import (
 	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 	"github.com/cirque-lb/lb/health"
 	"github.com/cirque-lb/lb/l4"
-	"github.com/cirque-lb/lb/l7/filter"
+	"github.com/cirque-lb/lb/l7"
 )
 
 func newRun() *cobra.Command {
@@ -126,7 +126,7 @@ func start(file string, over *handover, signals chan os.Signal) error {
 // lbd runs by the same file, the error says which; one that was killed may hold
 // its locks for a moment longer.
 func loadState(file string) (*node.State, error) {
-	state, err := node.Load(file, filter.Check())
+	state, err := node.Load(file, l7.Check(filters))
 	if err == nil {
 		return state, nil
 	}
@@ -140,7 +140,7 @@ func loadState(file string) (*node.State, error) {
 		return nil, taken
 	}
 	lock.Close()
-	return node.Load(file, filter.Check())
+	return node.Load(file, l7.Check(filters))
 }
 
 // ownPath is where an upgrade finds the next program: the path that lbd was

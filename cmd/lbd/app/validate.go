@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"fmt"
@@ -8,7 +8,7 @@ import (
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
-	"github.com/cirque-lb/lb/l7/filter"
+	"github.com/cirque-lb/lb/l7"
 )
 
 func newValidate() *cobra.Command {
@@ -31,7 +31,7 @@ func newValidate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if _, err := config.ReadFiles(lb.FileOptions{Read: node.Reader(*file), Filters: filter.Check()}); err != nil {
+		if _, err := config.ReadFiles(lb.FileOptions{Read: node.Reader(*file), Filters: l7.Check(filters)}); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.OutOrStdout(), "%s: ok (%d listeners, %d routes, %d pools)\n", *file, len(config.Listeners), len(config.Routes), len(config.Pools))
@@ -42,5 +42,5 @@ func newValidate() *cobra.Command {
 
 // parse reads a document as everybody here does, workers included.
 func parse(file string, text []byte) (*lb.Config, error) {
-	return lb.Parse(text, lb.Options{File: file, Filters: filter.Check()})
+	return lb.Parse(text, lb.Options{File: file, Filters: l7.Check(filters)})
 }

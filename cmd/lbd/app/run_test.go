@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/cirque-lb/lb/l7/filter"
 	"io"
 	"net"
 	"net/http"
@@ -26,7 +27,7 @@ import (
 // The test binary is also lbd: it runs as supervisor and, from there, as worker.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "bogus"}, os.Args[1]) {
-		main()
+		Main("", filter.All)
 		return
 	}
 	os.Exit(m.Run())
