@@ -53,32 +53,24 @@ func (x *exchange) sendMade(res *Response) {
 // sendBody sends a piece of the body through the ResponseBody phases.
 func (x *exchange) sendBody(p []byte, end bool) {
 	if x.chain.blockingOut && x.hasResponseBody() {
-		x.offloadResponseBody(p, end, nil)
+		x.offloadResponseBody(p, end)
 		return
 	}
 	var e *Error
 	if len(x.chain.responseBody) > 0 {
 		p, e = x.responseBodyPhases(p, end)
 	}
-	x.deliver(p, end, nil, e)
+	x.deliver(p, end, e)
 }
 
 // sendTrailers ends the body with trailers.
 func (x *exchange) sendTrailers(h Header) {
-	if x.chain.blockingOut && x.hasResponseBody() {
-		x.offloadResponseBody(nil, true, h)
-		return
-	}
-	var p []byte
-	var e *Error
-	if len(x.chain.responseBody) > 0 {
-		p, e = x.responseBodyPhases(nil, true)
-	}
-	x.deliver(p, true, h, e)
+	x.session.Trailer = h
+	x.sendBody(nil, true)
 }
 
 // deliver gives the client a piece of the body, after the phases.
-func (x *exchange) deliver(p []byte, end bool, trailers Header, e *Error) {
+func (x *exchange) deliver(p []byte, end bool, e *Error) {
 	if e != nil {
 		x.dropAttempt()
 		x.abort(e)
@@ -86,11 +78,11 @@ func (x *exchange) deliver(p []byte, end bool, trailers Header, e *Error) {
 	}
 	x.bytesOut += int64(len(p))
 	switch {
-	case trailers != nil:
+	case end && len(x.session.Trailer) > 0:
 		if len(p) > 0 {
 			x.down.sendBody(p, false)
 		}
-		x.down.sendTrailers(trailers)
+		x.down.sendTrailers(x.session.Trailer)
 	default:
 		x.down.sendBody(p, end)
 	}

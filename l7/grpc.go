@@ -18,6 +18,20 @@ func isGRPC(req *Request) bool {
 	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
 }
 
+// isGRPCWeb reports whether a request is a call in gRPC-Web's words, which
+// browsers speak over any version of HTTP.
+func isGRPCWeb(req *Request) bool {
+	rest, ok := strings.CutPrefix(req.Header.Get("content-type"), "application/grpc-web")
+	rest = strings.TrimPrefix(rest, "-text")
+	return ok && (rest == "" || rest[0] == '+' || rest[0] == ';')
+}
+
+// isCall reports whether a request is a gRPC call, in either's words.
+func isCall(req *Request) bool { return req.Version == HTTP20 && isGRPC(req) || isGRPCWeb(req) }
+
+// GRPCStatus is the error in gRPC's words.
+func (e *Error) GRPCStatus() int { return grpcStatus(e) }
+
 // grpcResponse is an error in gRPC's words: HTTP 200 and a trailers-only answer,
 // with the status that gRPC's mapping gives to an HTTP one.
 func grpcResponse(e *Error) *Response {
@@ -52,11 +66,8 @@ func grpcStatus(e *Error) int {
 // grpcDeadline is when the client of a call gives up, by the clock that began
 // is of; 0 when it does not say. From then on nothing waits for the backend.
 func grpcDeadline(req *Request, began time.Duration) time.Duration {
-	if req.Version != HTTP20 {
-		return 0
-	}
 	v, ok := req.Header.Lookup("grpc-timeout")
-	if !ok || !isGRPC(req) {
+	if !ok || !isCall(req) {
 		return 0
 	}
 	d, ok := parseGRPCTimeout(v)

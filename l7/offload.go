@@ -134,14 +134,14 @@ func (x *exchange) offloadRequestBody(p []byte, end bool, trailers Header) {
 	}, func(_ *Response, err error) { x.bodyTaken(out, end, trailers, asError(err)) })
 }
 
-func (x *exchange) offloadResponseBody(p []byte, end bool, trailers Header) {
+func (x *exchange) offloadResponseBody(p []byte, end bool) {
 	p = slices.Clone(p)
 	var out []byte
 	x.offload(func() (*Response, error) {
 		var e *Error
 		out, e = x.responseBodyPhases(p, end)
 		return nil, orNil(e)
-	}, func(_ *Response, err error) { x.deliver(out, end, trailers, asError(err)) })
+	}, func(_ *Response, err error) { x.deliver(out, end, asError(err)) })
 }
 
 func orNil(e *Error) error {

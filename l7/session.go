@@ -16,6 +16,9 @@ type Session struct {
 	Backend  *Backend // of the current attempt
 	Attempt  int      // counts from 1
 	Start    time.Time
+	// Trailer is the response's, for the last call of a ResponseBody: what is left
+	// of it then is what the client gets.
+	Trailer Header
 
 	locals []localEntry
 	x      *exchange

@@ -66,7 +66,7 @@ func (x *exchange) waitBody() { x.arm(waitMore, x.silence()) }
 // deadline, or when either side goes.
 func (x *exchange) silence() time.Duration {
 	t := &x.session.Route.Config.Timeout
-	if x.session.Request.Version == HTTP20 && isGRPC(x.session.Request) {
+	if isCall(x.session.Request) {
 		return max(t.Idle, t.Tunnel)
 	}
 	return t.Idle

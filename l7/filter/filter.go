@@ -18,6 +18,7 @@ var All = map[string]l7.Builder{
 	"basic_auth": basicAuth,
 	"compress":   compress,
 	"cors":       cors,
+	"grpc_web":   grpcWeb,
 	"headers":    headers,
 	"mirror":     mirror,
 	"rate_limit": rateLimit,
