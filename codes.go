@@ -39,6 +39,7 @@ const (
 	CodeTLSRefused   = "LB1202"
 	CodeListenerPool = "LB1203"
 	CodeBindTwice    = "LB1204"
+	CodeOtherSetting = "LB1205"
 
 	CodeCheckKind    = "LB1301"
 	CodeHash         = "LB1302"

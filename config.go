@@ -14,6 +14,7 @@ type Config struct {
 	Cluster  *ClusterSettings `yaml:"cluster"` // nil: this node is alone
 	Log      LogSettings      `yaml:"log"`
 	Trusted  []netip.Prefix   `yaml:"trusted"` // whose X-Forwarded-* is believed
+	Forward  ForwardSettings  `yaml:"forward"`
 	Drain    DrainSettings    `yaml:"drain"`
 	Limits   Limits           `yaml:"limits"`
 	Admin    AdminSettings    `yaml:"admin"`
@@ -74,6 +75,13 @@ type LogSettings struct {
 	Access string `yaml:"access" default:"stdout"`                          // stdout | FILE | off
 }
 
+// ForwardSettings says what messages tell of us besides X-Forwarded-For, -Proto
+// and -Host.
+type ForwardSettings struct {
+	Forwarded bool   `yaml:"forwarded"` // requests get a Forwarded field (RFC 7239), too
+	Via       string `yaml:"via"`       // the name in the Via field of requests and responses; "": none is added
+}
+
 // DrainSettings bounds how long old connections may live on.
 type DrainSettings struct {
 	Timeout time.Duration `yaml:"timeout" default:"30s" range:"0s..24h"`
@@ -120,6 +128,11 @@ type Listener struct {
 	TLS           *ServerTLS       `yaml:"tls"`
 	ProxyProtocol *ProxyProtocol   `yaml:"proxy_protocol"`
 	Pool          string           `yaml:"pool"` // protocol tcp only
+
+	// Normalize makes paths plain before they are routed and passed on: %-escapes
+	// of unreserved characters decoded, dots and double slashes resolved.
+	Normalize   bool          `yaml:"normalize"`                                  // http and https only
+	IdleTimeout time.Duration `yaml:"idle_timeout" default:"1h" range:"1s..720h"` // protocol tcp only: silence in both directions; default 1h
 }
 
 // ServerTLS is the TLS side of an https listener.

@@ -85,6 +85,9 @@ func (v *validator) node() {
 	if c.Admin.HTTP != "" {
 		v.hostPort(&c.Admin.HTTP)
 	}
+	if via := &c.Forward.Via; *via != "" && !validToken(strings.ReplaceAll(*via, ":", "")) {
+		v.errorf(via, CodeName, "a name, or a host with its port", "%q cannot stand in a Via field", *via)
+	}
 	v.cluster(c.Cluster)
 }
 
@@ -180,6 +183,12 @@ func (v *validator) listener(l *Listener) {
 		v.errorf(&l.Name, CodeListenerPool, "add pool", "listener %q speaks tcp but names no pool", l.Name)
 	case l.Protocol == ListenTCP:
 		v.poolExists(&l.Pool, l.Pool, "listener")
+	}
+	switch {
+	case l.Protocol == ListenTCP && v.has(&l.Normalize):
+		v.errorf(&l.Normalize, CodeOtherSetting, "", "listener %q speaks tcp, which has no paths to normalize", l.Name)
+	case l.Protocol != ListenTCP && v.has(&l.IdleTimeout):
+		v.errorf(&l.IdleTimeout, CodeOtherSetting, "set timeout: { idle, tunnel } of its routes", "idle_timeout is for tcp listeners; listener %q speaks %s", l.Name, l.Protocol)
 	}
 }
 

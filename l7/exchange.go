@@ -229,6 +229,9 @@ func (x *exchange) upstreamInfo(status int, h Header) {
 func (x *exchange) upstreamHead(res *Response, end bool) {
 	x.answered = x.thread.loop.Now()
 	x.session.Response = res
+	if x.view.via != nil {
+		res.Header.Add("Via", x.view.via.of(res.Version))
+	}
 	x.bodyless = end
 	if end {
 		x.letGo()

@@ -366,3 +366,38 @@ func TestATrustedProxyIsBelieved(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+func TestForwardedAndViaTellTheWay(t *testing.T) {
+	heads := make(chan string, 1)
+	o := startOrigin(t, func(c *peer) {
+		for head := c.request(); head != ""; head = c.request() {
+			heads <- head
+			c.say("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nVia: 1.1 cache\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	for _, c := range []struct{ name, trusted, fields, want string }{
+		{"nothing is known", "", "", `for=127.0.0.1;proto=http;host="a:80"`},
+		{"a stranger is not believed", "", "Forwarded: for=6.6.6.6\r\nX-Forwarded-For: 6.6.6.6\r\n", `for=127.0.0.1;proto=http;host="a:80"`},
+		{"a trusted proxy is", "trusted: [127.0.0.0/8]\n", "Forwarded: for=192.0.2.1;proto=https\r\nForwarded: for=_x\r\n",
+			`for=192.0.2.1;proto=https, for=_x, for=127.0.0.1;proto=http;host="a:80"`},
+		{"one that speaks the older language, too", "trusted: [127.0.0.0/8]\n", "X-Forwarded-For: 2001:db8::1, 192.0.2.1:99, ?\r\n",
+			`for="[2001:db8::1]", for=192.0.2.1, for=unknown, for=127.0.0.1;proto=http;host="a:80"`},
+	} {
+		l := startLab(t, labOptions{}, c.trusted+"forward: { forwarded: true, via: edge }\n"+pool(o.addr))
+		r := l.dial().say("GET / HTTP/1.1\r\nHost: a:80\r\nVia: 2.0 front\r\n" + c.fields + "\r\n").response()
+		head := <-heads
+		if got := field(head, "Forwarded"); got != c.want {
+			t.Errorf("%s: got %s, want %s", c.name, got, c.want)
+		}
+		if !strings.Contains(head, "\nVia: 2.0 front\n") || !strings.HasSuffix(head, "\nVia: 1.1 edge") {
+			t.Errorf("%s: the backend got %q", c.name, head)
+		}
+		if !strings.Contains(r.head, "Via: 1.1 cache\n") || !strings.Contains(r.head, "\nVia: 1.0 edge\n") {
+			t.Errorf("%s: the client got %q", c.name, r.head)
+		}
+	}
+	l := startLab(t, labOptions{}, pool(o.addr))
+	if r := l.dial().say("GET / HTTP/1.1\r\nHost: a\r\nForwarded: for=6.6.6.6\r\n\r\n").response(); strings.Contains(<-heads+r.head, "edge") {
+		t.Error("Via without being asked")
+	}
+}

@@ -30,11 +30,15 @@ func (x *exchange) buildUpstream() {
 	if !x.view.trusts(in.Client.Addr()) {
 		f = forwarded{}
 	}
-	out.Header = x.addForwarded(header, in, &f)
+	header = x.addForwarded(header, in, &f)
+	if x.view.via != nil {
+		header = append(header, Field{Name: "Via", Value: x.view.via.of(in.Version)})
+	}
+	out.Header = header
 }
 
 // forwarded is what a trusted proxy in front of us said.
-type forwarded struct{ client, proto, host string }
+type forwarded struct{ client, proto, host, list string }
 
 // forwardedName reports whether this is one of the fields that we own.
 func forwardedName(name string) bool {
@@ -57,12 +61,10 @@ func lowerByte(c byte) byte {
 
 func (f *forwarded) collect(field *Field) {
 	switch len(field.Name) {
+	case 9:
+		f.list = joined(f.list, field.Value)
 	case 15:
-		if f.client != "" {
-			f.client += ", " + field.Value
-			return
-		}
-		f.client = field.Value
+		f.client = joined(f.client, field.Value)
 	case 16:
 		f.host = field.Value
 	case 17:
@@ -70,7 +72,15 @@ func (f *forwarded) collect(field *Field) {
 	}
 }
 
-// addForwarded appends our three fields; x.text holds what has to be composed.
+// joined is a list of which so far one part was seen.
+func joined(list, more string) string {
+	if list == "" {
+		return more
+	}
+	return list + ", " + more
+}
+
+// addForwarded appends our fields; x.text holds what has to be composed.
 func (x *exchange) addForwarded(h Header, in *Request, f *forwarded) Header {
 	x.text = x.text[:0]
 	if f.client != "" {
@@ -92,6 +102,11 @@ func (x *exchange) addForwarded(h Header, in *Request, f *forwarded) Header {
 		Field{Name: "X-Forwarded-Proto", Value: proto})
 	if host != "" {
 		h = append(h, Field{Name: "X-Forwarded-Host", Value: host})
+	}
+	if x.view.config.Forward.Forwarded {
+		from := len(x.text)
+		x.text = appendForwarded(x.text, f, in)
+		h = append(h, Field{Name: "Forwarded", Value: unsafe.String(unsafe.SliceData(x.text[from:]), len(x.text)-from)})
 	}
 	return h
 }

@@ -8,10 +8,6 @@ import (
 	"github.com/cirque-lb/lb/l7/loop"
 )
 
-// tcpIdleTimeout is how long neither side of a proxied TCP connection may say
-// anything, until there is a setting for it.
-const tcpIdleTimeout = time.Hour
-
 // maxTCPAttempts bounds how many backends are tried for a client.
 const maxTCPAttempts = 2
 
@@ -45,7 +41,7 @@ type tcpEnd struct {
 
 // serveTCP joins a client with a backend of the listener's pool.
 func (t *thread) serveTCP(fd int, c *client, l *listener) {
-	p := &tcpProxy{thread: t, client: c, view: t.proxy.view.Load(), pool: l.pool, began: t.loop.Now(), idle: tcpIdleTimeout}
+	p := &tcpProxy{thread: t, client: c, view: t.proxy.view.Load(), pool: l.pool, began: t.loop.Now(), idle: l.config.IdleTimeout}
 	p.near = tcpEnd{proxy: p, other: &p.far}
 	p.far = tcpEnd{proxy: p, other: &p.near}
 	if err := p.near.conn.Init(t.loop, fd, &p.near); err != nil {

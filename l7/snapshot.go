@@ -14,6 +14,7 @@ type Snapshot struct {
 	generation uint64
 	config     *lb.Config
 	limits     h1.Limits
+	via        viaTexts
 	listeners  map[string]*listener
 	pools      []*Pool
 	byName     map[string]*Pool
@@ -34,6 +35,7 @@ func (p *Proxy) Prepare(gen uint64, cfg *lb.Config, files map[string][]byte) (*S
 		generation: gen,
 		config:     cfg,
 		limits:     h1.Limits{Head: int(cfg.Limits.Head), URI: int(cfg.Limits.URI), Fields: cfg.Limits.Fields},
+		via:        newViaTexts(cfg.Forward.Via),
 		listeners:  map[string]*listener{},
 		byName:     map[string]*Pool{},
 	}
@@ -82,11 +84,15 @@ func (s *Snapshot) add(r *Route) {
 	}
 }
 
-// route returns the first route that matches.
+// route returns the first route that matches, by its plain path if the listener
+// wants that.
 func (s *Snapshot) route(r *Request) *Route {
 	l := s.listeners[r.Listener]
 	if l == nil {
 		return nil
+	}
+	if l.config.Normalize {
+		r.Target = Normal(r.Target)
 	}
 	for _, route := range l.routes {
 		if route.match.matches(r) {

@@ -213,6 +213,9 @@ func (e *explanation) from(client string, u *url.URL, l *lb.Listener) error {
 
 func request(u *url.URL, q admin.Question, l *lb.Listener) *l7.Request {
 	r := &l7.Request{Method: q.Method, Scheme: u.Scheme, Host: u.Host, Target: u.RequestURI(), Listener: l.Name}
+	if l.Normalize {
+		r.Target = l7.Normal(r.Target)
+	}
 	if r.Method == "" {
 		r.Method = http.MethodGet
 	}
