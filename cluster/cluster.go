@@ -34,8 +34,12 @@ type Options struct {
 	// StateFile keeps the epochs over a restart of this process; it belongs
 	// where the datapath's life does (run_dir). "": they are kept by peers only.
 	StateFile string
-	Log       *slog.Logger   // default: discarded
-	Notify    func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
+	// IdentityFile keeps the key that signs what this node says, and those of
+	// its peers; it belongs where the node's name does (data_dir). "": the
+	// others meet somebody new after every start.
+	IdentityFile string
+	Log          *slog.Logger   // default: discarded
+	Notify       func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
 }
 
 // MemberState is what gossip says of a node.
@@ -66,6 +70,11 @@ type Counters struct {
 	WrongKey    uint64 // packets and streams that no key of ours opens, or in clear text
 	WrongName   uint64 // of another cluster
 	Malformed   uint64 // ours by key, not by content
+	Forged      uint64 // said by one member for another
+	Oversized   uint64 // beyond the bounds of its kind
+	Replayed    uint64 // heard before, or older: without effect
+	Unknown     uint64 // of a kind that a newer version may know
+	Lost        uint64 // documents that lost to one made without knowing of them
 	Conflicts   uint64 // another node claims a name that is taken
 	Minted      uint64
 	Learnt      uint64 // epochs from others
@@ -84,13 +93,23 @@ type Cluster struct {
 	wake    chan struct{} // runRules: something changed
 	events  chan lb.Event
 
-	mu   sync.Mutex // guards the next two; nothing is called out of it
-	view *view
-	told about // what gossip last told of us
+	fetch   chan struct{} // runFetch: somebody has another document
+	opened  time.Time
+	reclaim time.Duration // that a name is free after its holder is gone
+
+	mu          sync.Mutex // guards what follows; nothing is called out of it
+	view        *view
+	told        about                        // what gossip last told of us
+	identity    *identity                    // who we are, and who the others are
+	pinsChanged bool                         // and not yet saved
+	sayings     map[string]map[string]saying // by member and part
+	asked       map[[2]string]inquiry        // sayings on their way
+	documents   register
 
 	count struct {
-		wrongKey, wrongName, malformed, conflicts atomic.Uint64
-		minted, learnt, dropped                   atomic.Uint64
+		wrongKey, wrongName, malformed, conflicts  atomic.Uint64
+		forged, oversized, replayed, unknown, lost atomic.Uint64
+		minted, learnt, dropped                    atomic.Uint64
 	}
 }
 
@@ -114,7 +133,19 @@ func open(o Options, t timing, wrap wrapTransport) (*Cluster, error) {
 		wake:    make(chan struct{}, 1),
 		events:  make(chan lb.Event, 256),
 		view:    newView(o.Self),
+		fetch:   make(chan struct{}, 1),
+		opened:  time.Now(),
+		reclaim: t.reclaim,
+		sayings: map[string]map[string]saying{},
+		asked:   map[[2]string]inquiry{},
+
+		documents: newRegister(),
 	}
+	var err error
+	if c.identity, err = newIdentity(o.IdentityFile); err != nil {
+		o.Log.Warn("a new identity", "error", err)
+	}
+	c.pinsChanged = true // it has another life
 	c.view.seed = o.seed()
 	c.load(c.view)
 	c.seeds = newSeeds(c, o.Join, t.redial)
@@ -148,6 +179,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	running.Go(func() { c.runEvents(ctx) })
 	running.Go(func() { c.gossip.runAbout(ctx) })
 	running.Go(func() { c.gossip.runSend(ctx) })
+	running.Go(func() { c.gossip.runFetch(ctx) })
 	running.Go(func() { c.seeds.run(ctx) })
 	running.Wait()
 	return nil
@@ -164,6 +196,7 @@ func (c *Cluster) runRules(ctx context.Context) {
 			c.save(l)
 			saved = l
 		}
+		c.saveIdentity()
 		timer.Stop()
 		if !again.IsZero() {
 			timer.Reset(time.Until(again))
@@ -258,7 +291,7 @@ func (c *Cluster) adopt(l list) {
 func (c *Cluster) list() list {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return list{Seed: bytes.Clone(c.view.seed[:]), Firm: c.view.firm, Epochs: c.view.epochs}
+	return list{Seed: bytes.Clone(c.view.seed[:]), Firm: c.view.firm, Epochs: c.view.epochs, From: c.view.self.Name, Said: c.numbers()}
 }
 
 func (l list) equal(o list) bool {
@@ -274,6 +307,7 @@ func (c *Cluster) hear(p peer) {
 		}
 		if before != p.state {
 			c.event("member."+string(p.state), p.Name, p.gossip.String())
+			signal(c.fetch) // who came may have a newer document
 		}
 	})
 }
@@ -367,6 +401,7 @@ func (c *Cluster) Counters() Counters {
 	n := &c.count
 	return Counters{
 		WrongKey: n.wrongKey.Load(), WrongName: n.wrongName.Load(), Malformed: n.malformed.Load(), Conflicts: n.conflicts.Load(),
+		Forged: n.forged.Load(), Oversized: n.oversized.Load(), Replayed: n.replayed.Load(), Unknown: n.unknown.Load(), Lost: n.lost.Load(),
 		Minted: n.minted.Load(), Learnt: n.learnt.Load(), Forgotten: forgotten, Dropped: n.dropped.Load(),
 		Dials: c.seeds.dials.Load(), DialsFailed: c.seeds.failed.Load(),
 	}

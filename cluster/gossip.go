@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,10 +20,10 @@ import (
 )
 
 const (
-	sendersAtOnce = 4   // messages on their way by TCP
-	sendQueue     = 256 // messages waiting for them
-	announceQueue = 128 // announcements waiting for UDP gossip
-	pushPeers     = 16  // a new epoch's body is pushed to so many peers, the others ask for it
+	sendersAtOnce  = 4    // messages on their way by TCP
+	sendQueue      = 256  // messages waiting for them
+	broadcastQueue = 1024 // messages waiting for UDP gossip
+	pushPeers      = 16   // a new epoch's body is pushed to so many peers, the others ask for it
 )
 
 // timing is how fast gossip goes; tests go faster.
@@ -121,7 +122,7 @@ func (g *gossip) config(o Options, t timing) *memberlist.Config {
 	m.GossipInterval, m.PushPullInterval, m.TCPTimeout = t.gossip, t.pushPull, t.stream
 	m.DeadNodeReclaimTime = t.reclaim
 	m.EnableCompression = false // our messages are small; what is not compressed cannot be a bomb
-	m.Delegate, m.Events, m.Conflict = g, g, g
+	m.Delegate, m.Events, m.Conflict, m.Alive = g, g, g, g
 	m.DelegateProtocolVersion, m.DelegateProtocolMin, m.DelegateProtocolMax = 1, 1, 1
 	if len(o.Keys) > 0 {
 		var keys [][]byte
@@ -149,8 +150,30 @@ func (g *gossip) publish(e lb.Epoch, peers map[string]peer) {
 // announce says that we have e.
 func (g *gossip) announce(e lb.Epoch) {
 	g.queue.QueueBroadcast(rumour(encode(kindAnnounce, announce(e, g.name))))
-	g.queue.Prune(announceQueue)
+	g.queue.Prune(broadcastQueue)
 }
+
+// spread makes a saying known: a small one as it is, of a larger one that it is
+// here. A newer one takes the place of an older one that still waits.
+func (g *gossip) spread(s saying) {
+	body := append([]byte{kindSay}, s.raw...)
+	if len(s.raw) > smallPart {
+		body = encode(kindNews, news{s.Member, s.Part, s.Seq, g.name})
+	}
+	g.queue.QueueBroadcast(named{s.Member + "\x00" + s.Part, body})
+	g.queue.Prune(broadcastQueue)
+}
+
+// named is a broadcast that replaces an older one of the same name.
+type named struct {
+	name string
+	body []byte
+}
+
+func (n named) Invalidates(memberlist.Broadcast) bool { return false } // by name
+func (n named) Name() string                          { return n.name }
+func (n named) Message() []byte                       { return n.body }
+func (named) Finished()                               {}
 
 // rumour is a broadcast that no other one replaces.
 type rumour []byte
@@ -270,14 +293,78 @@ func (g *gossip) close() error { return g.list.Shutdown() }
 
 // NodeMeta is what gossip tells of us.
 func (g *gossip) NodeMeta(limit int) []byte {
-	g.cluster.mu.Lock()
-	told := g.cluster.told
-	g.cluster.mu.Unlock()
-	meta, err := json.Marshal(told)
-	if err != nil || len(meta) > limit {
-		panic(fmt.Sprintf("metadata of %d bytes: %v", len(meta), err)) // it has a fixed size
+	c := g.cluster
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	meta := c.identity.seal(c.aboutContext(g.name, g.address), plainJSON(signedAbout{c.told, speaks, c.identity.next(), c.identity.public()}))
+	if len(meta) > limit {
+		panic(fmt.Sprintf("metadata of %d bytes", len(meta))) // it has a fixed size
 	}
 	return meta
+}
+
+// aboutContext is what an about is signed for: this name at this address.
+func (c *Cluster) aboutContext(name string, at netip.AddrPort) string {
+	return c.context("about " + name + " at " + at.String())
+}
+
+// NotifyAlive refuses what is said of a node by anybody but itself. memberlist
+// lets every node pass on, and so make up, what it heard of another one.
+func (g *gossip) NotifyAlive(n *memberlist.Node) error {
+	err := g.cluster.believe(n.Name, addrPort(n), n.Meta)
+	if err != nil && !errors.Is(err, errReplayed) { // old news travel, too
+		g.refused(fmt.Errorf("%s at %s: %w", n.Name, addrPort(n), err))
+	}
+	return err
+}
+
+// believe decides whether an about is its node's own and none that is older
+// than what is known.
+func (c *Cluster) believe(name string, at netip.AddrPort, meta []byte) error {
+	var a signedAbout
+	if err := json.Unmarshal(meta, &a); err != nil {
+		return fmt.Errorf("read metadata of %s: %w", name, err)
+	}
+	signed := len(a.Key) > 0 && sealedBy(a.Key, c.aboutContext(name, at), meta)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := c.identity
+	switch known, pinned := id.pins[name]; {
+	case name == c.view.self.Name:
+		if signed && bytes.Equal(a.Key, id.public()) && a.Seq > id.seq {
+			id.beyond(a.Seq) // of a life that we forgot; memberlist makes us speak up
+			c.pinsChanged = true
+			signal(c.gossip.dirty)
+		}
+		return nil
+	case !signed && len(a.Key) > 0:
+		return errForged
+	case !signed && !pinned:
+		return nil // of version 1
+	case !signed:
+		if c.freeFor(name) < c.reclaim {
+			return errForged
+		}
+		delete(id.pins, name)
+		return nil
+	case pinned && bytes.Equal(known.Key, a.Key) && a.Seq < known.Seq:
+		return errReplayed
+	}
+	before := id.pins[name].Key
+	first, err := c.vouch(name, a.Key, c.freeFor(name))
+	if err != nil {
+		return err
+	}
+	if first && before != nil {
+		c.event("member.rekeyed", name, "another key speaks for it: it was installed anew, or the identity file was lost")
+	}
+	p := id.pins[name]
+	p.Seq = a.Seq
+	id.pins[name] = p
+	if first {
+		signal(c.wake)
+	}
+	return nil
 }
 
 // NotifyMsg takes a message of a peer. Whoever can send one holds the key.
@@ -295,16 +382,133 @@ func (g *gossip) NotifyMsg(message []byte) {
 		err = g.received(body)
 	case kindList:
 		err = g.receivedList(body)
+	case kindSay:
+		err = g.heard(body)
+	case kindNews:
+		err = g.heardNews(body)
+	case kindWant:
+		err = g.wanted(body)
+	case kindWantDocument:
+		err = g.wantedDocument(body)
+	case kindDocument:
+		err = g.receivedDocument(body)
 	default:
-		err = fmt.Errorf("unknown kind %q", message[0])
+		g.cluster.count.unknown.Add(1) // of a newer version
 	}
 	if err != nil {
-		g.malformed(err)
+		g.refused(err)
 	}
 }
 
-func (g *gossip) malformed(err error) {
-	g.cluster.rarely(g.cluster.count.malformed.Add(1), "gossip.refused", "malformed", err.Error())
+// refused counts what a peer sent in vain, by why.
+func (g *gossip) refused(err error) {
+	n := &g.cluster.count
+	switch {
+	case errors.Is(err, errReplayed):
+		n.replayed.Add(1) // gossip repeats itself
+	case errors.Is(err, errForged):
+		g.cluster.rarely(n.forged.Add(1), "gossip.refused", "forged", err.Error())
+	case errors.Is(err, errOversized):
+		g.cluster.rarely(n.oversized.Add(1), "gossip.refused", "oversized", err.Error())
+	default:
+		g.cluster.rarely(n.malformed.Add(1), "gossip.refused", "malformed", err.Error())
+	}
+}
+
+// heard takes in sayings, a line each.
+func (g *gossip) heard(body []byte) error {
+	var errs []error
+	for line := range bytes.SplitSeq(body, []byte{'\n'}) {
+		s, err := parseSaying(line)
+		if err == nil {
+			err = g.cluster.hearSaying(s)
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return worst(errs)
+}
+
+// worst is the error that says most of what a message was.
+func worst(errs []error) error {
+	i := slices.IndexFunc(errs, func(err error) bool { return !errors.Is(err, errReplayed) })
+	switch {
+	case len(errs) == 0:
+		return nil
+	case i < 0:
+		return errs[0]
+	}
+	return errs[i]
+}
+
+func (g *gossip) heardNews(body []byte) error {
+	var n news
+	if err := json.Unmarshal(body, &n); err != nil {
+		return fmt.Errorf("read news: %w", err)
+	}
+	g.ask([]news{n}, n.Holder)
+	return nil
+}
+
+// ask asks a holder for what we lack of the news.
+func (g *gossip) ask(told []news, holder string) {
+	if w, from, ok := g.cluster.lackingSayings(told, holder); ok {
+		g.post(letter{from.Name, from.gossip, encode(kindWant, w)})
+	}
+}
+
+func (g *gossip) wanted(body []byte) error {
+	var w want
+	if err := json.Unmarshal(body, &w); err != nil {
+		return fmt.Errorf("read a want: %w", err)
+	}
+	if texts, to, ok := g.cluster.answerSayings(w); ok {
+		g.post(letter{to.Name, to.gossip, append([]byte{kindSay}, bytes.Join(texts, []byte{'\n'})...)})
+	}
+	return nil
+}
+
+func (g *gossip) wantedDocument(body []byte) error {
+	var w wantDocument
+	if err := json.Unmarshal(body, &w); err != nil {
+		return fmt.Errorf("read a want: %w", err)
+	}
+	if d, to, ok := g.cluster.giveDocument(w); ok {
+		g.post(letter{to.Name, to.gossip, encodeDocument(d)})
+	}
+	return nil
+}
+
+func (g *gossip) receivedDocument(body []byte) error {
+	d, err := decodeDocument(body)
+	if err != nil {
+		return err
+	}
+	return g.cluster.receiveDocument(d)
+}
+
+// runFetch asks for newer documents until they are here.
+func (g *gossip) runFetch(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		letters, more := g.cluster.wanted()
+		for _, l := range letters {
+			g.post(l)
+		}
+		wait := time.Hour
+		if more {
+			wait = fetchAgain / 4
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.cluster.fetch:
+		case <-timer.C:
+		}
+	}
 }
 
 // heardOf asks for an announced epoch that is not here yet.
@@ -344,6 +548,7 @@ func (g *gossip) receivedList(body []byte) error {
 	if err == nil {
 		g.cluster.adopt(l)
 		g.cluster.learn(l.Epochs)
+		g.ask(l.Said, l.From)
 	}
 	return err
 }
@@ -388,7 +593,7 @@ func (g *gossip) hear(n *memberlist.Node, state MemberState) {
 	}
 	var a about
 	if err := json.Unmarshal(n.Meta, &a); err != nil {
-		g.malformed(fmt.Errorf("read metadata of %s: %w", n.Name, err))
+		g.refused(fmt.Errorf("read metadata of %s: %w", n.Name, err))
 		return
 	}
 	if a.Leaving && state == Dead {
@@ -418,6 +623,8 @@ func (r *refusals) Write(line []byte) (int, error) {
 		r.refuse(&count.wrongName, "another cluster's", line)
 	case has("could decrypt"), has("Decrypt packet"), has("is not encrypted"), has("is encrypted and encryption is not configured"):
 		r.refuse(&count.wrongKey, "wrong key", line)
+	case has("larger than limit"), has("message too large"), has("UserStateLen"):
+		r.refuse(&count.oversized, "oversized", line)
 	default:
 		r.cluster.options.Log.Debug(string(bytes.TrimSpace(line)))
 	}

@@ -52,6 +52,7 @@ func (c *Cluster) save(l list) {
 	if c.options.StateFile == "" {
 		return
 	}
+	l.From, l.Said = "", nil
 	text, err := json.Marshal(saved{c.options.Name, l})
 	if err == nil {
 		err = renameio.WriteFile(c.options.StateFile, text, 0o600) // the seed is a secret

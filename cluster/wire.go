@@ -17,13 +17,28 @@ const (
 	kindAsk      byte = 'q' // question: send what I lack
 	kindEpochs   byte = 'e' // []lb.Epoch
 	kindList     byte = 'l' // list, by push/pull only
+
+	kindSay          byte = 's' // sealed sayings, a line each
+	kindNews         byte = 'n' // news: a saying exists
+	kindWant         byte = 'w' // want: send these sayings
+	kindWantDocument byte = 'd' // wantDocument
+	kindDocument     byte = 'D' // a document: its seal, a line's end, its text
 )
+
+// speaks is the version of what this node says. A reader takes what it knows of
+// a message and leaves the rest: members of objects that it does not know, and
+// kinds, are no errors. So a version adds, and never gives a name another sense.
+// 1: epochs. 2: signed abouts, sayings, documents.
+const speaks = 2
 
 // list is everything that a node starting, or one long cut off, must learn.
 type list struct {
 	Seed   []byte     `json:"seed"`
 	Firm   bool       `json:"firm"`
 	Epochs []lb.Epoch `json:"epochs"`
+
+	From string `json:"from,omitempty"`
+	Said []news `json:"said,omitempty"`
 }
 
 // announcement says that holder has an epoch.
@@ -54,6 +69,15 @@ type about struct {
 	View    uint16     `json:"v,omitempty"`
 }
 
+// signedAbout is an about with who says it; it goes sealed. One of version 1 has
+// no key and is taken for a name that no key is pinned to.
+type signedAbout struct {
+	about
+	Speaks int    `json:"p,omitempty"`
+	Seq    uint64 `json:"n,omitempty"`
+	Key    []byte `json:"k,omitempty"`
+}
+
 func encode(kind byte, what any) []byte {
 	body, err := json.Marshal(what)
 	if err != nil {
@@ -69,6 +93,9 @@ func decodeList(body []byte) (l list, err error) {
 	}
 	if len(l.Seed) != 16 {
 		return l, fmt.Errorf("read list: a seed of %d bytes", len(l.Seed))
+	}
+	if len(l.Said) > maxMember*maxParts || len(l.From) > maxName {
+		return l, fmt.Errorf("read list: %d sayings: %w", len(l.Said), errOversized)
 	}
 	return l, validAll(l.Epochs)
 }

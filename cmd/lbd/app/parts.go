@@ -195,7 +195,7 @@ func openCluster(c *lb.Config, keys []cluster.Key, boot lb.BootID, log *slog.Log
 		Name: c.Cluster.Name,
 		Self: lb.Member{Name: c.Node.Name, Boot: boot, Address: c.Node.Address, Weight: worker.Slots(c.Workers)},
 		Bind: c.Cluster.Bind, Join: c.Cluster.Join, Keys: keys,
-		StateFile: filepath.Join(c.Node.RunDir, "epochs.json"), Log: log, Notify: note,
+		StateFile: filepath.Join(c.Node.RunDir, "epochs.json"), IdentityFile: filepath.Join(c.Node.DataDir, "identity.json"), Log: log, Notify: note,
 	})
 }
 

@@ -97,7 +97,7 @@ func (n *Node) boot(ctx context.Context) error {
 
 // next is the generation after g, made here.
 func (n *Node) next(g Generation) Generation {
-	return Generation{g.Counter + 1, n.running.config.Node.Name}
+	return Generation{Counter: g.Counter + 1, Node: n.running.config.Node.Name}
 }
 
 func (r Record) source() source {

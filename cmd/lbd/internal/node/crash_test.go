@@ -30,14 +30,14 @@ var saves = []struct {
 	{"the second", func(s store) error { return s.commit(record(2), nil) }},
 	{"a drain", func(s store) error { return s.writeOverlay(drained("a")) }},
 	{"a third, on trial", func(s store) error { return s.commit(record(3), onTrial) }},
-	{"its confirmation", func(s store) error { return s.point(Generation{3, "edge-1"}, nil) }},
+	{"its confirmation", func(s store) error { return s.point(Generation{Counter: 3, Node: "edge-1"}, nil) }},
 	{"another drain", func(s store) error { return s.writeOverlay(drained("b")) }},
 	{"what was found", func(s store) error { return s.writeFound(answers("10.0.0.1:80")) }},
 	{"and found then", func(s store) error { return s.writeFound(answers("10.0.0.2:80")) }},
 	{"the last generation", func(s store) error { return s.commit(record(4), nil) }},
 }
 
-var onTrial = &Trial{Back: Generation{2, "edge-1"}, Until: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), By: "test"}
+var onTrial = &Trial{Back: Generation{Counter: 2, Node: "edge-1"}, Until: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), By: "test"}
 
 func drained(address string) Overlay {
 	return Overlay{Backends: map[lb.BackendID]lb.Admin{{Pool: "app", Address: address}: {Drain: true}}}
@@ -234,10 +234,10 @@ func write(t *testing.T, path string, text []byte) {
 func TestARecordThatNobodyWasToldOfIsForgotten(t *testing.T) {
 	s := store{t.TempDir()}
 	commitAll(t, s, 1, 3)
-	if err := writeSealed(s.record(Generation{4, "edge-1"}), record(4)); err != nil {
+	if err := writeSealed(s.record(Generation{Counter: 4, Node: "edge-1"}), record(4)); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeSealed(s.record(Generation{4, "edge-2"}), record(4)); err != nil {
+	if err := writeSealed(s.record(Generation{Counter: 4, Node: "edge-2"}), record(4)); err != nil {
 		t.Fatal(err)
 	}
 	if r, _, _, err := s.last(); err != nil || r.Generation.Counter != 3 {

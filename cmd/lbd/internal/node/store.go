@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -30,31 +28,7 @@ const (
 )
 
 // Generation names one configuration: a counter and the node that made it.
-type Generation struct {
-	Counter uint64
-	Node    string
-}
-
-func (g Generation) String() string { return strconv.FormatUint(g.Counter, 10) + "@" + g.Node }
-
-// Compare orders generations: the last writer wins, ties go by name.
-func (g Generation) Compare(o Generation) int {
-	return cmp.Or(cmp.Compare(g.Counter, o.Counter), cmp.Compare(g.Node, o.Node))
-}
-
-// MarshalText writes "42@edge-1".
-func (g Generation) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
-
-// UnmarshalText reads "42@edge-1".
-func (g *Generation) UnmarshalText(b []byte) error {
-	counter, node, ok := strings.Cut(string(b), "@")
-	n, err := strconv.ParseUint(counter, 10, 64)
-	if !ok || node == "" || err != nil {
-		return fmt.Errorf("%q is not a generation such as 42@edge-1", b)
-	}
-	*g = Generation{n, node}
-	return nil
-}
+type Generation = lb.Generation
 
 // Record is one generation of the history.
 type Record struct {

@@ -13,7 +13,7 @@ import (
 )
 
 func record(n uint64) Record {
-	return Record{Generation: Generation{n, "edge-1"}, Owner: OwnedFile, File: "/f", Settings: fmt.Sprintf("# %d", n)}
+	return Record{Generation: Generation{Counter: n, Node: "edge-1"}, Owner: OwnedFile, File: "/f", Settings: fmt.Sprintf("# %d", n)}
 }
 
 func commitAll(t *testing.T, s store, from, to uint64) {
