@@ -137,6 +137,29 @@ type Steering struct {
 	Tags []uint32
 	// Binds lists what sk_lookup serves; new connections go to live slots only.
 	Binds []SteeredBind
+	// Services are what XDP sends to backends; their VIPs are not among VIPs.
+	Services []SteeredService
+}
+
+// SteeredService is an L4 service as the datapath needs it.
+type SteeredService struct {
+	Name     string
+	VIP      VIP
+	Forward  string // ipip | gue | l2
+	ByClient bool   // all flows of a client go to one backend
+	// Hold is how long connections that began before a backend's share changed
+	// stay where they are.
+	Hold     time.Duration
+	Backends []SteeredBackend
+}
+
+// SteeredBackend is a backend of a SteeredService.
+type SteeredBackend struct {
+	ID      BackendID
+	Address netip.Addr
+	Weight  int  // its share of new flows
+	Takes   bool // gets new flows now; else its share goes to the others
+	Keeps   bool // its connections stay: it is up, or may be
 }
 
 // SteeredBind is one bound address and port with its listening sockets.

@@ -73,4 +73,7 @@ const (
 	XDPUnknownHop   Reason = "xdp_unknown_hop"    // drop: the next owner in the header is no peer
 	XDPNoNeighbour  Reason = "xdp_no_neighbour"   // drop: the kernel has no route to the owner
 	XDPNoSlot       Reason = "xdp_no_slot"        // drop: sk_lookup found no listening socket in a bind's slots
+	XDPServed       Reason = "xdp_served"         // send: to a backend of a service
+	XDPServedHere   Reason = "xdp_served_here"    // pass: to a backend of a service, which is this node
+	XDPNoBackend    Reason = "xdp_no_backend"     // drop: no backend of the service takes it
 )

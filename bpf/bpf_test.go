@@ -63,6 +63,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 	}{
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
 		{"vip", VIP{}}, {"vip_entry", VIPEntry{}}, {"vip_bucket", [VIPBucket]VIPEntry{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
+		{"service", Service{}}, {"backend", Backend{}}, {"traffic", Traffic{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {
@@ -73,7 +74,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 	}
 	for name, entries := range map[string]uint32{
 		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs, "vip_table": VIPBuckets,
-		"binds": Binds, "slots": Slots, "node": 1, "counters": uint32(len(Reasons)),
+		"binds": Binds, "slots": Slots, "node": 1, "services": Services, "backends": Backends, "traffic": Backends, "flows": Flows, "rings": Services, "counters": uint32(len(Reasons)),
 	} {
 		if got := spec.Maps[name].MaxEntries; got != entries {
 			t.Errorf("map %s has %d entries in C, %d in Go", name, got, entries)

@@ -16,14 +16,21 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	datapathMapBackendIndex   = "backend_index"
+	datapathMapBackends       = "backends"
 	datapathMapBinds          = "binds"
 	datapathMapClock          = "clock"
 	datapathMapCounters       = "counters"
+	datapathMapFlows          = "flows"
 	datapathMapNode           = "node"
 	datapathMapPeerIndex      = "peer_index"
 	datapathMapPeers          = "peers"
+	datapathMapRings          = "rings"
 	datapathMapRows           = "rows"
+	datapathMapScratch        = "scratch"
+	datapathMapServices       = "services"
 	datapathMapSlots          = "slots"
+	datapathMapTraffic        = "traffic"
 	datapathMapVipTable       = "vip_table"
 	datapathMapVips           = "vips"
 	datapathProgFindNeighbour = "find_neighbour"
@@ -84,16 +91,23 @@ type datapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
-	Binds     *ebpf.MapSpec `ebpf:"binds"`
-	Clock     *ebpf.MapSpec `ebpf:"clock"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	PeerIndex *ebpf.MapSpec `ebpf:"peer_index"`
-	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Rows      *ebpf.MapSpec `ebpf:"rows"`
-	Slots     *ebpf.MapSpec `ebpf:"slots"`
-	VipTable  *ebpf.MapSpec `ebpf:"vip_table"`
-	Vips      *ebpf.MapSpec `ebpf:"vips"`
+	BackendIndex *ebpf.MapSpec `ebpf:"backend_index"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Binds        *ebpf.MapSpec `ebpf:"binds"`
+	Clock        *ebpf.MapSpec `ebpf:"clock"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Node         *ebpf.MapSpec `ebpf:"node"`
+	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
+	Peers        *ebpf.MapSpec `ebpf:"peers"`
+	Rings        *ebpf.MapSpec `ebpf:"rings"`
+	Rows         *ebpf.MapSpec `ebpf:"rows"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
+	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
+	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // datapathVariableSpecs contains global variables before they are loaded into the kernel.
@@ -122,28 +136,42 @@ func (o *datapathObjects) Close() error {
 //
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
-	Binds     *ebpf.Map `ebpf:"binds"`
-	Clock     *ebpf.Map `ebpf:"clock"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Node      *ebpf.Map `ebpf:"node"`
-	PeerIndex *ebpf.Map `ebpf:"peer_index"`
-	Peers     *ebpf.Map `ebpf:"peers"`
-	Rows      *ebpf.Map `ebpf:"rows"`
-	Slots     *ebpf.Map `ebpf:"slots"`
-	VipTable  *ebpf.Map `ebpf:"vip_table"`
-	Vips      *ebpf.Map `ebpf:"vips"`
+	BackendIndex *ebpf.Map `ebpf:"backend_index"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Binds        *ebpf.Map `ebpf:"binds"`
+	Clock        *ebpf.Map `ebpf:"clock"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Node         *ebpf.Map `ebpf:"node"`
+	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
+	Peers        *ebpf.Map `ebpf:"peers"`
+	Rings        *ebpf.Map `ebpf:"rings"`
+	Rows         *ebpf.Map `ebpf:"rows"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	Traffic      *ebpf.Map `ebpf:"traffic"`
+	VipTable     *ebpf.Map `ebpf:"vip_table"`
+	Vips         *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
+		m.BackendIndex,
+		m.Backends,
 		m.Binds,
 		m.Clock,
 		m.Counters,
+		m.Flows,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
+		m.Rings,
 		m.Rows,
+		m.Scratch,
+		m.Services,
 		m.Slots,
+		m.Traffic,
 		m.VipTable,
 		m.Vips,
 	)

@@ -61,23 +61,28 @@ INLINE void write_outer_ip(struct iphdr *ip, __be32 from, __be32 to, __u16 lengt
 	word[4] = to;
 }
 
-/* Takes one from the TTL or hop limit of the packet; 0: it had none to give. */
-INLINE int age(void *packet)
+/* Take one from the TTL or hop limit of the packet; 0: it had none to give. */
+INLINE int age4(struct iphdr *ip)
 {
-	struct iphdr *ip = packet;
-	struct ipv6hdr *ip6 = packet;
 	__u32 sum;
 
-	if (ip->version == 6) {
-		if (ip6->hop_limit <= 1)
-			return 0;
-		ip6->hop_limit--;
-		return 1;
-	}
 	if (ip->ttl <= 1)
 		return 0;
 	ip->ttl--;
 	sum = ip->check + be16(0x0100);	/* RFC 1141 */
 	ip->check = sum + (sum >= 0xffff);
 	return 1;
+}
+
+INLINE int age6(struct ipv6hdr *ip)
+{
+	if (ip->hop_limit <= 1)
+		return 0;
+	ip->hop_limit--;
+	return 1;
+}
+
+INLINE int age(void *packet)
+{
+	return ((struct iphdr *)packet)->version == 6 ? age6(packet) : age4(packet);
 }

@@ -40,6 +40,8 @@ struct sock_common { __u32 skc_tw_rcv_nxt; } __attribute__((preserve_access_inde
 #define HELPER(type, name, id, ...) static type (*const name)(__VA_ARGS__) = (void *)(id)
 
 HELPER(void *, bpf_map_lookup_elem, BPF_FUNC_map_lookup_elem, void *map, const void *key);
+HELPER(long, bpf_map_update_elem, BPF_FUNC_map_update_elem, void *map, const void *key,
+       const void *value, __u64 flags);
 HELPER(__u64, bpf_ktime_get_coarse_ns, BPF_FUNC_ktime_get_coarse_ns, void);
 HELPER(long, bpf_redirect, BPF_FUNC_redirect, __u32 ifindex, __u64 flags);
 HELPER(long, bpf_redirect_neigh, BPF_FUNC_redirect_neigh, __u32 ifindex,

@@ -150,6 +150,32 @@ MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct bind_key, struct bind, BINDS, 0) binds 
 MAP_DEFINITION(BPF_MAP_TYPE_SOCKMAP, __u32, __u64, SLOTS, 0) slots SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0) counters SEC(".maps");
 
+/* What functions that are verified by themselves know of a packet. */
+struct flow {
+	struct address src;
+	__u64 hash;
+	__u32 service;
+	__u16 l3, length;
+	__u8 kind, version, protocol, unused[5];
+};
+_Static_assert(sizeof(struct flow) == 40, "struct flow");
+
+/* Too much for a stack of 512 bytes. */
+struct scratch {
+	struct flow flow;
+	__u32 common[SOCK_COMMON / sizeof(__u32)];
+	struct bpf_fib_lookup way;
+};
+
+MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0) scratch SEC(".maps");
+
+INLINE struct scratch *this_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratch, &zero);
+}
+
 INLINE struct node *this_node(void)
 {
 	__u32 zero = 0;
@@ -170,4 +196,23 @@ INLINE void count(__u32 reason)
 
 	if (n)
 		(*n)++;
+}
+
+/*
+ * How a packet leaves: its verdict, and the reason in the bits above. The
+ * program's end takes those off.
+ */
+#define VERDICT(way) ((way) & 0xff)
+#define REASON(way) ((__u32)(way) >> 8)
+
+INLINE int sent(int verdict, __u32 reason)
+{
+	count(reason);
+	return verdict | reason << 8;
+}
+
+/* Counts a packet that goes no further, and says whether the stack gets it. */
+INLINE int leave(__u32 reason)
+{
+	return sent(DROPS >> reason & 1 ? XDP_DROP : XDP_PASS, reason);
 }

@@ -32,4 +32,7 @@ var Reasons = []Reason{
 	{"xdp_unknown_hop", "drop"},
 	{"xdp_no_neighbour", "drop"},
 	{"xdp_no_slot", "drop"},
+	{"xdp_served", "send"},
+	{"xdp_served_here", "pass"},
+	{"xdp_no_backend", "drop"},
 }

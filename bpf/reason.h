@@ -32,9 +32,12 @@ enum reason {
 	REASON_UNKNOWN_HOP,	/* drop: the next owner in the header is no peer */
 	REASON_NO_NEIGHBOUR,	/* drop: the kernel has no route to the owner */
 	REASON_NO_SLOT,	/* drop: sk_lookup found no listening socket in a bind's slots */
+	REASON_SERVED,	/* send: to a backend of a service */
+	REASON_SERVED_HERE,	/* pass: to a backend of a service, which is this node */
+	REASON_NO_BACKEND,	/* drop: no backend of the service takes it */
 	REASONS,
 };
 _Static_assert(REASONS <= 64, "a bit each in DROPS");
 
 /* The reasons that drop. */
-#define DROPS 0xffff000ULL
+#define DROPS 0x4ffff000ULL

@@ -6,19 +6,21 @@
  * and passed to the stack or sent to the row's owner; what comes from a peer is
  * taken out of its encapsulation, or sent on to the next owner.
  */
-#include "encap.h"
+#include "service.h"
 
 /* The owners of a row, newest first: local indexes of peers, 0 from the end on. */
 struct owners {
 	__u32 first, second, third;
 };
 
-INLINE int leave(__u32 reason);
+INLINE int steer(struct xdp_md *ctx, struct node *node);
 INLINE int read_vip4(struct cursor *c, struct iphdr *ip, struct packet *p);
 INLINE int read_vip6(struct cursor *c, struct ipv6hdr *ip, struct packet *p);
 INLINE int is_tunnel(const struct cursor *c, const struct node *node, const struct iphdr *ip);
 INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p);
-INLINE int is_served(const struct packet *p);
+#define NOT_SERVED 0xffffffff	/* no number of a service */
+INLINE __u32 served_by(const struct packet *p);
+INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __u32 service);
 INLINE struct owners owners_of(const struct packet *p, __u64 hash);
 INLINE int has_socket(struct xdp_md *ctx, const struct packet *p);
 INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 hash,
@@ -39,16 +41,22 @@ INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *
 SEC("xdp.frags")
 int steer_packet(struct xdp_md *ctx)
 {
-	struct cursor c = frame_of(ctx);
 	struct node *node = this_node();
+
+	if (!node)
+		return XDP_PASS;	/* cannot be: an array has its first entry */
+	return VERDICT(steer(ctx, node));
+}
+
+INLINE int steer(struct xdp_md *ctx, struct node *node)
+{
+	struct cursor c = frame_of(ctx);
 	struct packet p;
 	struct ipv6hdr *ip6;
 	struct iphdr *ip;
 	int why = REASON_NOT_IP;
 	__be16 type;
 
-	if (!node)
-		return XDP_PASS;	/* cannot be: an array has its first entry */
 	p.tcp = NULL;
 	in_memory(&p);
 	type = take_ethernet(&c, &p);
@@ -66,13 +74,6 @@ int steer_packet(struct xdp_md *ctx)
 	if (why != STEER)
 		return leave(why);
 	return from_client(ctx, node, &p);
-}
-
-/* Counts a packet that goes no further, and says whether the stack gets it. */
-INLINE int leave(__u32 reason)
-{
-	count(reason);
-	return DROPS >> reason & 1 ? XDP_DROP : XDP_PASS;
 }
 
 /* The address alone comes first: what is not for a VIP costs one lookup. */
@@ -129,13 +130,15 @@ INLINE int is_tunnel(const struct cursor *c, const struct node *node, const stru
  */
 INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p)
 {
-	__u32 reason = REASON_SENT;
+	__u32 service = served_by(p), reason = REASON_SENT;
 	struct owners to;
 	__u64 hash;
 
-	if (!is_served(p))
+	if (service == NOT_SERVED)
 		return leave(REASON_NO_PORT);
 	hash = flow_hash(node, &p->src, &p->dst, p->sport, p->dport, p->protocol);
+	if (service)
+		return to_service(ctx, p, hash, service);
 	to = owners_of(p, hash);
 	if (to.first == SELF) {
 		if (!to.second)
@@ -150,15 +153,31 @@ INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p)
 	return to_owner(ctx, node, p, hash, to, reason);
 }
 
-INLINE int is_served(const struct packet *p)
+/* The number of the service at the packet's port; 0: the workers. */
+INLINE __u32 served_by(const struct packet *p)
 {
 	for (__u32 i = 0; i < VIP_PORTS && i < p->vip->ports; i++) {
 		const struct served *s = &p->vip->port[i];
 
 		if (s->protocol == p->protocol && (s->port == p->dport || !s->port))
-			return 1;
+			return s->service;
 	}
-	return 0;
+	return NOT_SERVED;
+}
+
+INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __u32 service)
+{
+	struct scratch *scratch = this_scratch();
+
+	if (!scratch)
+		return XDP_DROP;	/* cannot be */
+	scratch->flow = (struct flow){
+		.src = p->src, .hash = hash, .service = service, .l3 = p->l3, .length = p->length,
+		.kind = p->kind, .protocol = p->protocol,
+		.version = p->dst.word[2] == MAPPED ? 4 : 6,
+	};
+
+	return serve(ctx, &scratch->flow);
 }
 
 /* A SYN begins anew: only the current owner. Rules for young rows go here. */
@@ -187,12 +206,13 @@ INLINE struct owners owners_of(const struct packet *p, __u64 hash)
  */
 INLINE int is_repeated(struct bpf_sock *sk, const struct tcphdr *tcp)
 {
-	__u32 common[SOCK_COMMON / sizeof(__u32)] = {}, next = RCV_NXT / sizeof(__u32);
+	__u32 next = RCV_NXT / sizeof(__u32);
+	struct scratch *s = this_scratch();
 
-	if (next >= SOCK_COMMON / sizeof(__u32) ||
-	    bpf_probe_read_kernel(common, sizeof(common), sk))
+	if (!s || next >= SOCK_COMMON / sizeof(__u32) ||
+	    bpf_probe_read_kernel(s->common, sizeof(s->common), sk))
 		return 1;
-	return common[next] - __builtin_bswap32(tcp->seq) < LATEST;
+	return s->common[next] - __builtin_bswap32(tcp->seq) < LATEST;
 }
 
 /*
@@ -441,10 +461,9 @@ INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrive
 	}
 	*(struct macs *)eth = to->macs;
 	eth->h_proto = be16(ETH_P_IP);
-	count(reason);
 	if (to->flags & PEER_BOUNCE && to->ifindex == ctx->ingress_ifindex)
-		return XDP_TX;
-	return bpf_redirect(to->ifindex, 0);
+		return sent(XDP_TX, reason);
+	return sent(bpf_redirect(to->ifindex, 0), reason);
 }
 
 /*
@@ -469,8 +488,7 @@ INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		__builtin_memcpy(eth->h_dest, way.dmac, sizeof(eth->h_dest));
 		__builtin_memcpy(eth->h_source, way.smac, sizeof(eth->h_source));
-		count(reason);
-		return bpf_redirect(way.ifindex, 0);
+		return sent(bpf_redirect(way.ifindex, 0), reason);
 	case BPF_FIB_LKUP_RET_BLACKHOLE:
 	case BPF_FIB_LKUP_RET_UNREACHABLE:
 	case BPF_FIB_LKUP_RET_PROHIBIT:

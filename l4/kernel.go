@@ -19,6 +19,8 @@ type kernel struct {
 	node     words
 	peers    words
 	vipTable words
+	backends words
+	rings    map[uint32]*serviceRing
 }
 
 // words is a mapped array, written in whole 64-bit words: a program never sees
@@ -48,7 +50,7 @@ func (w words) unmap() error {
 }
 
 // asWords views a struct of the maps as the words it is stored in.
-func asWords[T bpf.Node | bpf.Peer | bpf.VIPEntry](v *T) []uint64 {
+func asWords[T bpf.Node | bpf.Peer | bpf.VIPEntry | bpf.Backend](v *T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
 }
 
@@ -62,7 +64,10 @@ func (k *kernel) mapMemory() (err error) {
 	if k.peers, err = mapWords(k.Peers); err != nil {
 		return err
 	}
-	k.vipTable, err = mapWords(k.VipTable)
+	if k.vipTable, err = mapWords(k.VipTable); err != nil {
+		return err
+	}
+	k.backends, err = mapWords(k.Objects.Backends)
 	return err
 }
 
@@ -79,7 +84,7 @@ func (k *kernel) startClock() error {
 }
 
 func (k *kernel) close() error {
-	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.vipTable.unmap(), k.Objects.Close())
+	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.vipTable.unmap(), k.closeServices(), k.Objects.Close())
 }
 
 // read returns what the maps hold.
@@ -96,6 +101,7 @@ func (k *kernel) read() (tables, error) {
 		readMap(k.PeerIndex, index),
 		k.readVIPs(&t),
 		readMap(k.Binds, t.binds),
+		k.readServices(&t),
 	} {
 		if err != nil {
 			return t, err
@@ -167,6 +173,12 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 		return putMap(k.Binds, w)
 	case tableSlots:
 		return k.putSlot(w, sockets)
+	case tableServices:
+		return k.putService(w)
+	case tableBackends:
+		return k.putBackend(w)
+	case tableRings:
+		return k.putRing(w)
 	}
 	return nil
 }

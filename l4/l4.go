@@ -72,6 +72,8 @@ type Datapath struct {
 	mss      int             // that VIPs' listening sockets are limited to; 0: not
 	fabric   int             // the smallest MTU of the ways to peers; 0: no peers
 	trouble  []string        // what the last Apply could not do and need not
+
+	turned map[uint32]time.Time // when a service's ring last changed, until it is settled
 }
 
 // Report says honestly how packets are steered, and why not better.
@@ -155,6 +157,7 @@ func Open(o Options) (*Datapath, error) {
 		have:    newTables(make([]uint64, lb.Rows)),
 		unknown: map[string]bool{},
 		slow:    map[string]bool{},
+		turned:  map[uint32]time.Time{},
 	}
 	if err := d.open(); err != nil {
 		if d.attach != nil && !d.report.Adopted {
@@ -296,6 +299,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 			return fmt.Errorf("%s: %w", w, err)
 		}
 		d.have.record(w)
+		d.noteTurn(w)
 		d.writes++
 	}
 	if len(want.routes) == 0 {
@@ -409,6 +413,8 @@ func (d *Datapath) refreshWays() bool {
 			d.fabric = int(p.MTU)
 		}
 	}
+	d.refreshBackends()
+	d.settleRings(time.Now())
 	return len(d.unknown) == 0
 }
 

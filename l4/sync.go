@@ -20,6 +20,10 @@ type tables struct {
 	binds    map[bpf.BindKey]bpf.Bind
 	slots    map[uint32]uint64   // index to socket cookie
 	routes   map[netip.Addr]bool // VIPs that are local on lo
+
+	services map[uint32]bpf.Service // by number
+	backends map[uint32]backend     // by number
+	rings    map[uint32][]uint64    // by the service's number
 }
 
 // newTables returns empty tables with these rows.
@@ -32,6 +36,9 @@ func newTables(rows []uint64) tables {
 		binds:    map[bpf.BindKey]bpf.Bind{},
 		slots:    map[uint32]uint64{},
 		routes:   map[netip.Addr]bool{},
+		services: map[uint32]bpf.Service{},
+		backends: map[uint32]backend{},
+		rings:    map[uint32][]uint64{},
 	}
 }
 
@@ -59,6 +66,9 @@ const (
 	tableBinds     = "binds"
 	tableSlots     = "slots"
 	tableRoutes    = "routes"
+	tableServices  = "services"
+	tableBackends  = "backends"
+	tableRings     = "rings"
 )
 
 // diff lists the writes that turn have into want.
@@ -79,6 +89,9 @@ func diff(have, want tables) (w []write) {
 			w = append(w, write{tableRows, uint32(row), owners})
 		}
 	}
+	w = puts(w, tableBackends, have.backends, want.backends, cmp.Compare)
+	w = turns(w, have.rings, want.rings)
+	w = puts(w, tableServices, have.services, want.services, cmp.Compare)
 	w = puts(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
 	w = puts(w, tableVIPs, have.vips, want.vips, cmp.Compare)
 	w = puts(w, tableVIPTable, have.vipTable, want.vipTable, cmp.Compare)
@@ -86,6 +99,9 @@ func diff(have, want tables) (w []write) {
 	w = deletes(w, tableVIPTable, have.vipTable, want.vipTable, cmp.Compare)
 	w = deletes(w, tableVIPs, have.vips, want.vips, cmp.Compare)
 	w = deletes(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
+	w = deletes(w, tableServices, have.services, want.services, cmp.Compare)
+	w = deletes(w, tableRings, have.rings, want.rings, cmp.Compare)
+	w = deletes(w, tableBackends, have.backends, want.backends, cmp.Compare)
 	w = deletes(w, tablePeerIndex, inverse(have.peers), inverse(want.peers), bpf.Address.Compare)
 	w = deletes(w, tablePeers, have.peers, want.peers, cmp.Compare)
 	w = deletes(w, tableBinds, have.binds, want.binds, compareBinds)
@@ -97,6 +113,16 @@ func puts[K comparable, V comparable](w []write, table string, have, want map[K]
 	for _, k := range slices.SortedFunc(maps.Keys(want), order) {
 		if v, ok := have[k]; !ok || v != want[k] {
 			w = append(w, write{table, k, want[k]})
+		}
+	}
+	return w
+}
+
+// turns appends a write for each ring that is new or has changed.
+func turns(w []write, have, want map[uint32][]uint64) []write {
+	for _, service := range slices.Sorted(maps.Keys(want)) {
+		if ring := want[service]; !slices.Equal(have[service], ring) {
+			w = append(w, write{tableRings, service, ring})
 		}
 	}
 	return w
@@ -130,6 +156,12 @@ func (t *tables) record(w write) {
 		recordIn(t.slots, w)
 	case tableRoutes:
 		recordIn(t.routes, w)
+	case tableServices:
+		recordIn(t.services, w)
+	case tableBackends:
+		recordIn(t.backends, w)
+	case tableRings:
+		recordIn(t.rings, w)
 	}
 }
 

@@ -19,8 +19,10 @@ var limits = []struct {
 	most int
 	size func(lb.Steering) int
 }{
-	{"VIPs", bpf.VIPs/2 - 1, func(s lb.Steering) int { return len(s.VIPs) }},
+	{"VIPs", bpf.VIPs/2 - 1, func(s lb.Steering) int { return len(s.VIPs) + len(s.Services) }},
 	{"binds", bpf.Binds / 2, func(s lb.Steering) int { return len(s.Binds) }},
+	{"services", bpf.Services/2 - 1, func(s lb.Steering) int { return len(s.Services) }},
+	{"backends of services", bpf.Backends/2 - 1, backendsOf},
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
 }
 
@@ -31,6 +33,7 @@ type planner struct {
 	owners  map[uint64][]int16           // by an epoch's digest
 	cookie  func(fd int) (uint64, error) // of a socket
 	last    *derivation                  // most calls bring the same epochs
+	rings   map[uint32]placed            // most calls bring the same backends
 }
 
 // derivation is what follows from a list of epochs. It is never changed.
@@ -58,7 +61,11 @@ func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 	if err := p.planRows(s, have, &want); err != nil {
 		return tables{}, err
 	}
-	if err := planVIPs(s.VIPs, have, &want); err != nil {
+	numbers, err := p.planServices(s.Services, have, &want)
+	if err != nil {
+		return tables{}, err
+	}
+	if err := planVIPs(s.VIPs, numbers, have, &want); err != nil {
 		return tables{}, err
 	}
 	want.node = p.planNode(s, have, want)
@@ -231,8 +238,8 @@ func (p *planner) forget(epochs []lb.Epoch) {
 
 // planVIPs gives each VIP address a place in the table and its ports a number.
 // Changed ports get a new number, so that the change is one store.
-func planVIPs(vips []lb.VIP, have tables, want *tables) error {
-	served, err := portsOf(vips)
+func planVIPs(vips []lb.VIP, services map[lb.VIP]uint32, have tables, want *tables) error {
+	served, err := portsOf(vips, services)
 	if err != nil {
 		return err
 	}
@@ -261,8 +268,8 @@ func planVIPs(vips []lb.VIP, have tables, want *tables) error {
 }
 
 // portsOf lists what each VIP address serves, any port last.
-func portsOf(vips []lb.VIP) (map[bpf.Address]bpf.VIP, error) {
-	vips = slices.Clone(vips)
+func portsOf(vips []lb.VIP, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP, error) {
+	vips = slices.AppendSeq(slices.Clone(vips), maps.Keys(services))
 	slices.SortFunc(vips, func(a, b lb.VIP) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), -cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
@@ -274,7 +281,7 @@ func portsOf(vips []lb.VIP) (map[bpf.Address]bpf.VIP, error) {
 			return nil, fmt.Errorf("VIP %s has more than %d ports: use any port (0)", v.Addr, bpf.VIPPorts)
 		}
 		port := &value.Port[value.Ports]
-		port.Protocol = uint8(v.Protocol)
+		port.Protocol, port.Service = uint8(v.Protocol), services[v]
 		binary.BigEndian.PutUint16(port.Port[:], v.Port)
 		value.Ports++
 		served[address] = value

@@ -16,15 +16,22 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	measureMapBackendIndex   = "backend_index"
+	measureMapBackends       = "backends"
 	measureMapBinds          = "binds"
 	measureMapClock          = "clock"
 	measureMapCounters       = "counters"
+	measureMapFlows          = "flows"
 	measureMapNode           = "node"
 	measureMapPeerIndex      = "peer_index"
 	measureMapPeers          = "peers"
 	measureMapPlan           = "plan"
+	measureMapRings          = "rings"
 	measureMapRows           = "rows"
+	measureMapScratch        = "scratch"
+	measureMapServices       = "services"
 	measureMapSlots          = "slots"
+	measureMapTraffic        = "traffic"
 	measureMapVipTable       = "vip_table"
 	measureMapVips           = "vips"
 	measureProgEmpty         = "empty"
@@ -93,17 +100,24 @@ type measureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type measureMapSpecs struct {
-	Binds     *ebpf.MapSpec `ebpf:"binds"`
-	Clock     *ebpf.MapSpec `ebpf:"clock"`
-	Counters  *ebpf.MapSpec `ebpf:"counters"`
-	Node      *ebpf.MapSpec `ebpf:"node"`
-	PeerIndex *ebpf.MapSpec `ebpf:"peer_index"`
-	Peers     *ebpf.MapSpec `ebpf:"peers"`
-	Plan      *ebpf.MapSpec `ebpf:"plan"`
-	Rows      *ebpf.MapSpec `ebpf:"rows"`
-	Slots     *ebpf.MapSpec `ebpf:"slots"`
-	VipTable  *ebpf.MapSpec `ebpf:"vip_table"`
-	Vips      *ebpf.MapSpec `ebpf:"vips"`
+	BackendIndex *ebpf.MapSpec `ebpf:"backend_index"`
+	Backends     *ebpf.MapSpec `ebpf:"backends"`
+	Binds        *ebpf.MapSpec `ebpf:"binds"`
+	Clock        *ebpf.MapSpec `ebpf:"clock"`
+	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Node         *ebpf.MapSpec `ebpf:"node"`
+	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
+	Peers        *ebpf.MapSpec `ebpf:"peers"`
+	Plan         *ebpf.MapSpec `ebpf:"plan"`
+	Rings        *ebpf.MapSpec `ebpf:"rings"`
+	Rows         *ebpf.MapSpec `ebpf:"rows"`
+	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Services     *ebpf.MapSpec `ebpf:"services"`
+	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
+	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
+	Vips         *ebpf.MapSpec `ebpf:"vips"`
 }
 
 // measureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -132,30 +146,44 @@ func (o *measureObjects) Close() error {
 //
 // It can be passed to loadMeasureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type measureMaps struct {
-	Binds     *ebpf.Map `ebpf:"binds"`
-	Clock     *ebpf.Map `ebpf:"clock"`
-	Counters  *ebpf.Map `ebpf:"counters"`
-	Node      *ebpf.Map `ebpf:"node"`
-	PeerIndex *ebpf.Map `ebpf:"peer_index"`
-	Peers     *ebpf.Map `ebpf:"peers"`
-	Plan      *ebpf.Map `ebpf:"plan"`
-	Rows      *ebpf.Map `ebpf:"rows"`
-	Slots     *ebpf.Map `ebpf:"slots"`
-	VipTable  *ebpf.Map `ebpf:"vip_table"`
-	Vips      *ebpf.Map `ebpf:"vips"`
+	BackendIndex *ebpf.Map `ebpf:"backend_index"`
+	Backends     *ebpf.Map `ebpf:"backends"`
+	Binds        *ebpf.Map `ebpf:"binds"`
+	Clock        *ebpf.Map `ebpf:"clock"`
+	Counters     *ebpf.Map `ebpf:"counters"`
+	Flows        *ebpf.Map `ebpf:"flows"`
+	Node         *ebpf.Map `ebpf:"node"`
+	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
+	Peers        *ebpf.Map `ebpf:"peers"`
+	Plan         *ebpf.Map `ebpf:"plan"`
+	Rings        *ebpf.Map `ebpf:"rings"`
+	Rows         *ebpf.Map `ebpf:"rows"`
+	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Services     *ebpf.Map `ebpf:"services"`
+	Slots        *ebpf.Map `ebpf:"slots"`
+	Traffic      *ebpf.Map `ebpf:"traffic"`
+	VipTable     *ebpf.Map `ebpf:"vip_table"`
+	Vips         *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *measureMaps) Close() error {
 	return _MeasureClose(
+		m.BackendIndex,
+		m.Backends,
 		m.Binds,
 		m.Clock,
 		m.Counters,
+		m.Flows,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
 		m.Plan,
+		m.Rings,
 		m.Rows,
+		m.Scratch,
+		m.Services,
 		m.Slots,
+		m.Traffic,
 		m.VipTable,
 		m.Vips,
 	)
