@@ -316,6 +316,18 @@ type Stats struct {
 	Requests    int           `json:"requests"`    // requests in progress now
 }
 
+// Refusal is a request that a worker could not take for one.
+type Refusal struct {
+	Time     time.Time      `json:"time"`
+	Listener string         `json:"listener"`
+	Client   netip.AddrPort `json:"client"`
+	Version  string         `json:"version"`
+	Status   int            `json:"status"` // what it was answered with, or would have been
+	Reason   Reason         `json:"reason"`
+	Error    string         `json:"error"` // the rule it broke
+	Head     []byte         `json:"head"`  // how it began, passwords and cookies blanked out
+}
+
 // Event is something an operator may want to know of: an ejection, a drain, an
 // epoch, a fallback.
 type Event struct {

@@ -277,9 +277,12 @@ func (s *serverH1) refuse(e *Error) {
 	s.state = serverAnswer
 	if t.x == nil {
 		t.x = s.thread.exchange(s)
-		t.x.refuse(s.request(), e)
+		r := s.request()
+		s.thread.keepRefusal(r, t.head, e)
+		t.x.refuse(r, e)
 		return
 	}
+	s.thread.keepRefusal(&t.request, t.head, e)
 	t.x.refuse(nil, e)
 }
 

@@ -136,6 +136,7 @@ func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 	e := st.take(h)
 	st.x = c.thread.exchange(st)
 	if e != nil {
+		st.keepRefused(e)
 		st.x.refuse(&st.request, e)
 		return
 	}
@@ -197,6 +198,7 @@ func (c *serverH2) Refused(_ uint32, h *h2.Head, err *h2.StreamError) {
 	if e.Reason == lb.BadFraming {
 		e.Reason = lb.BadRequest
 	}
+	st.keepRefused(e)
 	st.x = c.thread.exchange(st)
 	st.x.start(&st.request)
 	st.x.chain = &noChain

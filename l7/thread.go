@@ -35,6 +35,7 @@ type thread struct {
 	requests atomic.Int64 // in progress
 	counts   counts
 	tally    tally
+	refusals refusals
 }
 
 // counts are a thread's counters of events.

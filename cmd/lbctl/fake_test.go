@@ -228,6 +228,19 @@ func (n *fakeNode) Traffic(context.Context) (admin.Traffic, error) {
 	return t, nil
 }
 
+func (n *fakeNode) Certificates(context.Context) ([]admin.Certificate, error) {
+	return []admin.Certificate{
+		{Listener: "tls", Default: true, Subject: "CN=shop", Names: []string{"shop.example", "*.shop.example", "192.0.2.10"}, Issuer: "CN=authority", Serial: "1f", Key: "ECDSA P-256",
+			Begins: long, Ends: now().Add(40*24*time.Hour + time.Hour), File: "/etc/lbd/shop.pem"},
+		{Pool: "app", Subject: "CN=edge", Names: []string{}, Issuer: "CN=authority", Serial: "20", Key: "RSA 2048", Begins: long, Ends: now().Add(-time.Hour), File: "/etc/lbd/edge.pem"},
+	}, nil
+}
+
+func (n *fakeNode) Refused(context.Context) ([]admin.Refusal, error) {
+	return []admin.Refusal{{Time: long, Listener: "web", Client: "198.51.100.7:40000", Version: "HTTP/1.1", Status: 400, Reason: "bad_framing", Error: "Content-Length twice",
+		Head: `"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n"`}}, nil
+}
+
 func (n *fakeNode) Apply(_ context.Context, text []byte, file string, a admin.Ask) (admin.Applied, error) {
 	if strings.Contains(string(text), "unbuilt") {
 		return admin.Applied{}, &admin.Error{Status: http.StatusUnprocessableEntity, Code: admin.CodeWorkers, Detail: "the workers refuse it: worker 1.1 (pid 4712): no memory. The running configuration (generation 42) is unchanged.",

@@ -35,6 +35,8 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 		{"services", []string{"service", "list"}},
 		{"nodes", []string{"node", "list"}},
 		{"backends", []string{"backend", "list"}},
+		{"certificates", []string{"cert", "list"}},
+		{"refusals", []string{"listener", "refused"}},
 		{"story", []string{"why", "backend", "app/10.0.1.1:8080"}},
 		{"traffic", []string{"top", "--count", "1", "--every", "50ms"}},
 		{"explanation", []string{"explain", "http://shop.example/"}},

@@ -94,6 +94,14 @@ func (f *fake) Diff(_ context.Context, text []byte, file string) (Applied, error
 func (f *fake) Story(_ context.Context, id string) (Story, error) {
 	return Story{Backend: Backend{ID: id}, Verdict: "it gets requests", Why: []string{}, Checks: []Check{}, Events: []Event{}}, f.heard()
 }
+func (f *fake) Certificates(context.Context) ([]Certificate, error) {
+	return []Certificate{{Listener: "tls", Names: []string{"a.example"}}}, f.heard()
+}
+
+func (f *fake) Refused(context.Context) ([]Refusal, error) {
+	return []Refusal{{Listener: "web", Status: 400}}, f.heard()
+}
+
 func (f *fake) Traffic(context.Context) (Traffic, error) {
 	return Traffic{Node: "edge-1", Listeners: []Flow{}, Backends: []Flow{}, Packets: []Packets{}}, f.heard()
 }
@@ -215,7 +223,8 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 	}
 	f.calls = nil
 	for name, err := range map[string]error{
-		"history": second(c.History(ctx)), "traffic": second(c.Traffic(ctx)), "openapi": second(c.OpenAPI(ctx)),
+		"history": second(c.History(ctx)), "traffic": second(c.Traffic(ctx)), "certificates": second(c.Certificates(ctx)), "refused": second(c.Refused(ctx)),
+		"openapi": second(c.OpenAPI(ctx)),
 		"confirm": second(c.Confirm(ctx, Ask{})), "adopt": second(c.Adopt(ctx, Ask{})), "reload": second(c.Reload(ctx, Ask{})),
 		"release true": second(c.Release(ctx, ReleaseOrder{Discard: true}, Ask{})), "rollback 1": second(c.Rollback(ctx, RollbackOrder{Generation: "1"}, Ask{})),
 		"order node true": c.OrderNode(ctx, NodeOrder{Drain: true}, Ask{}), "leave": c.Leave(ctx, LeaveOrder{}, Ask{}), "upgrade b": c.Upgrade(ctx, UpgradeOrder{Binary: "b"}, Ask{}),

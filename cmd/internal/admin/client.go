@@ -56,6 +56,16 @@ func (c *Client) Backends(ctx context.Context) (b []Backend, err error) {
 	return b, c.get(ctx, "/v1/backends", &b)
 }
 
+// Certificates lists those that are shown to clients and backends.
+func (c *Client) Certificates(ctx context.Context) (all []Certificate, err error) {
+	return all, c.get(ctx, "/v1/certificates", &all)
+}
+
+// Refused lists the last malformed requests, newest first.
+func (c *Client) Refused(ctx context.Context) (all []Refusal, err error) {
+	return all, c.get(ctx, "/v1/refused", &all)
+}
+
 // Version says what runs.
 func (c *Client) Version(ctx context.Context) (v Version, err error) {
 	return v, c.get(ctx, "/v1/version", &v)

@@ -92,7 +92,7 @@ func (s *schemas) structure(t reflect.Type) object {
 // outputs are what lbctl prints with -o json, by a name of its own.
 var outputs = map[string]any{
 	"status": Status{}, "listeners": []Listener{}, "routes": []Route{}, "pools": []Pool{}, "services": []Service{},
-	"nodes": []Node{}, "backends": []Backend{}, "story": Story{}, "traffic": Traffic{}, "explanation": Explanation{},
+	"nodes": []Node{}, "backends": []Backend{}, "certificates": []Certificate{}, "refusals": []Refusal{}, "story": Story{}, "traffic": Traffic{}, "explanation": Explanation{},
 	"event": Event{}, "events": []Event{}, "history": []Generation{}, "document": Document{}, "applied": Applied{},
 }
 

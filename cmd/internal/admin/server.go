@@ -23,6 +23,8 @@ type Control interface {
 	Backends(context.Context) ([]Backend, error)
 	Story(ctx context.Context, backend string) (Story, error)
 	Traffic(context.Context) (Traffic, error)
+	Certificates(context.Context) ([]Certificate, error)
+	Refused(context.Context) ([]Refusal, error) // the last malformed requests, newest first
 	Explain(context.Context, Question) (Explanation, error)
 	Samples() []lb.Sample // everything /metrics shows
 	Ready() error         // why this node shall get no traffic

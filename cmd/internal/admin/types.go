@@ -203,6 +203,34 @@ type Packets struct {
 	Count   float64 `json:"count"`
 }
 
+// Certificate is one that clients of a listener are shown, or the backends of a
+// pool.
+type Certificate struct {
+	Listener string    `json:"listener,omitempty"`
+	Pool     string    `json:"pool,omitempty"`
+	Default  bool      `json:"default,omitempty"` // for clients that ask for no name there is
+	Subject  string    `json:"subject"`
+	Names    []string  `json:"names"` // host names and addresses
+	Issuer   string    `json:"issuer"`
+	Serial   string    `json:"serial"`
+	Key      string    `json:"key"` // ECDSA P-256, RSA 2048...
+	Begins   time.Time `json:"begins"`
+	Ends     time.Time `json:"ends"`
+	File     string    `json:"file"`
+}
+
+// Refusal is a request that was malformed.
+type Refusal struct {
+	Time     time.Time `json:"time"`
+	Listener string    `json:"listener"`
+	Client   string    `json:"client"`
+	Version  string    `json:"version"`
+	Status   int       `json:"status"` // what it was answered with, or would have been
+	Reason   string    `json:"reason"`
+	Error    string    `json:"error"` // the rule it broke
+	Head     string    `json:"head"`  // how it began, quoted as in Go; passwords and cookies are blanked out
+}
+
 // Worker is one process of a crew.
 type Worker struct {
 	Name       string    `json:"name"` // crew.index

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
@@ -28,6 +29,30 @@ func (c control) Backends(context.Context) ([]admin.Backend, error) {
 }
 
 func (c control) Samples() []lb.Sample { return c.node.Samples() }
+
+// Certificates lists what this node shows, in the document's order.
+func (c control) Certificates(context.Context) ([]admin.Certificate, error) {
+	all := []admin.Certificate{}
+	for _, x := range c.node.Snapshot().Certificates() {
+		names := x.Names
+		if names == nil {
+			names = []string{}
+		}
+		all = append(all, admin.Certificate{Listener: x.Listener, Pool: x.Pool, Default: x.Default, Subject: x.Subject, Names: names,
+			Issuer: x.Issuer, Serial: x.Serial, Key: x.Key, Begins: x.NotBefore, Ends: x.NotAfter, File: x.File})
+	}
+	return all, nil
+}
+
+// Refused lists the last malformed requests.
+func (c control) Refused(context.Context) ([]admin.Refusal, error) {
+	all := []admin.Refusal{}
+	for _, r := range c.node.Refused() {
+		all = append(all, admin.Refusal{Time: r.Time, Listener: r.Listener, Client: r.Client.String(), Version: r.Version,
+			Status: r.Status, Reason: string(r.Reason), Error: r.Error, Head: strconv.Quote(string(r.Head))})
+	}
+	return all, nil
+}
 
 // Ready says why whoever sends traffic here should send it elsewhere.
 func (c control) Ready() error { return readiness(c.node.Snapshot()) }

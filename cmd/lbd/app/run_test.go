@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/cirque-lb/lb/l7/filter"
 	"io"
 	"net"
@@ -486,4 +487,28 @@ func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
+}
+
+// What no request is, is counted; a few are kept for people to look at.
+func TestMalformedRequestsOfAllWorkersAreShown(t *testing.T) {
+	s := newSite(t)
+	s.start()
+	for range 8 { // enough for every worker
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", s.port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(c, "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+		io.Copy(io.Discard, c)
+		c.Close()
+	}
+	all, err := admin.Dial(s.socket()).Refused(t.Context())
+	if err != nil || len(all) != 8 {
+		t.Fatalf("got %d, %v", len(all), err)
+	}
+	for i, r := range all {
+		if r.Listener != "web" || r.Status != 400 || r.Head != `"GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"` || i > 0 && r.Time.After(all[i-1].Time) {
+			t.Errorf("got %+v", r)
+		}
+	}
 }

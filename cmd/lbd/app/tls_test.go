@@ -24,6 +24,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 // secure makes the site's listener one of HTTPS, with certificate a.
@@ -138,6 +140,37 @@ func TestSessionsAreResumedAtAnyWorkerOfAnyLife(t *testing.T) {
 	}
 }
 
+// Ticket keys follow from the cluster's key, so a client may come back to
+// another node; a node of another cluster knows nothing of it.
+func TestSessionsAreResumedAtAnyNodeOfACluster(t *testing.T) {
+	node := func(key string) *site {
+		s := newSite(t)
+		s.secure()
+		text, _ := os.ReadFile(s.file())
+		keyFile := filepath.Join(s.dir, "cluster.key")
+		os.WriteFile(keyFile, []byte(strings.Repeat(key, 32)+"\n"), 0o600)
+		os.WriteFile(s.file(), fmt.Appendf(bytes.Replace(text, []byte("{ name: test,"), []byte("{ name: test, address: 127.0.0.1,"), 1),
+			"cluster: { name: edge, bind: \"127.0.0.1:%d\", key_file: %q }\n", freePort(t), keyFile), 0o644)
+		s.start()
+		return s
+	}
+	one, two, stranger := node("a1"), node("a1"), node("b2")
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		config := &tls.Config{ServerName: "a.example", InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+		if one.handshake(config).DidResume {
+			t.Fatal("resumed without a ticket")
+		}
+		for range 5 { // at any worker
+			if !two.handshake(config).DidResume || !one.handshake(config).DidResume {
+				t.Fatalf("TLS %x: not resumed at the other node", version)
+			}
+		}
+		if stranger.handshake(config).DidResume {
+			t.Errorf("TLS %x: resumed at a node of another cluster", version)
+		}
+	}
+}
+
 // serial is what clients are shown: the number of the certificate.
 func (s *site) serial() string {
 	return s.handshake(&tls.Config{InsecureSkipVerify: true, ServerName: "a.example"}).PeerCertificates[0].SerialNumber.String()
@@ -165,6 +198,12 @@ func TestCertificatesAreRenewedUnderLoad(t *testing.T) {
 	}
 	ask()
 
+	ctl := admin.Dial(s.socket())
+	shown, err := ctl.Certificates(t.Context())
+	if err != nil || len(shown) != 1 || shown[0].Listener != "web" || !shown[0].Default || !slices.Equal(shown[0].Names, []string{"a.example"}) ||
+		!strings.HasSuffix(shown[0].File, "a.pem") || shown[0].Serial != fmt.Sprintf("%x", serialNumber(t, before)) || time.Until(shown[0].Ends) < 900*time.Hour {
+		t.Errorf("the certificates that are shown: %+v, %v", shown, err)
+	}
 	crew := s.pids()
 	s.certificate("a", "a.example")
 	s.until("the new certificate is shown", func() bool { return s.serial() != before })
@@ -186,6 +225,14 @@ func TestCertificatesAreRenewedUnderLoad(t *testing.T) {
 		t.Errorf("workers %v, were %v", now, crew)
 	}
 	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+}
+
+func serialNumber(t *testing.T, decimal string) *big.Int {
+	n, ok := new(big.Int).SetString(decimal, 10)
+	if !ok {
+		t.Fatal(decimal)
+	}
+	return n
 }
 
 func TestErrorsOfFilesPointIntoTheDocument(t *testing.T) {

@@ -143,6 +143,8 @@ func (f *fakeFleet) Stats() lb.Stats {
 	return f.stats
 }
 
+func (f *fakeFleet) Refused() []lb.Refusal { return nil }
+
 func (f *fakeFleet) Crew() []Worker {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -19,7 +19,8 @@ type Fleet interface {
 	// Upgrade replaces the crew by one of the given binary ("": the path that
 	// was resolved at start) and returns when the new one serves.
 	Upgrade(ctx context.Context, binary string) error
-	Stats() lb.Stats // totals that survive workers
+	Stats() lb.Stats       // totals that survive workers
+	Refused() []lb.Refusal // the last malformed requests, newest first
 	Crew() []Worker
 	Sockets() []lb.SteeredBind
 	Notes() []string          // what runs otherwise than an operator may expect

@@ -61,3 +61,6 @@ func (n *Node) Explain(t lb.Tuple) (Path, bool) {
 	}
 	return n.o.Datapath.Explain(t), true
 }
+
+// Refused lists the last malformed requests, newest first.
+func (n *Node) Refused() []lb.Refusal { return n.o.Fleet.Refused() }

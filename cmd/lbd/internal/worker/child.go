@@ -33,6 +33,7 @@ type Server interface {
 	Done() <-chan struct{}
 	Beats() []time.Time
 	Stats() lb.Stats
+	Refused() []lb.Refusal // the last malformed requests
 }
 
 // Start is what a new worker process knows before it has a configuration.

@@ -111,6 +111,8 @@ func (e *echo) Stats() lb.Stats {
 	return lb.Stats{Samples: []lb.Sample{{Name: "lines", Value: float64(e.lines.Load())}}}
 }
 
+func (e *echo) Refused() []lb.Refusal { return nil }
+
 func (e *echo) Accept(_ int, listener string, fd int) error {
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
 		return errors.Join(errors.New("a blocking socket"), err)

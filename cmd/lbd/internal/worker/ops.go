@@ -20,6 +20,7 @@ const (
 	opState    = "state"    // health and overlay               lb.State
 	opPing     = "ping"     //                                  -> pong
 	opStats    = "stats"    //                                  -> lb.Stats
+	opRefused  = "refused"  // the last malformed requests     -> []lb.Refusal
 	opTickets  = "tickets"  // keys of session tickets         []ticketKey
 	opLogs     = "logs"     // write there from now on          logsRequest + fds
 	opTake     = "take"     // go on with what comes by this line       + fd

@@ -68,6 +68,8 @@ func (p *process) do(m message) (body any, fds []int, err error) {
 		return p.pong(), nil, nil
 	case opStats:
 		return p.server.Stats(), nil, nil
+	case opRefused:
+		return p.server.Refused(), nil, nil
 	case opCommit:
 		return nil, nil, with(m, p.commit)
 	case opAbort:

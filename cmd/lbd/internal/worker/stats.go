@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -46,6 +47,31 @@ func (f *Fleet) Stats() lb.Stats {
 		sum.add(m.stats)
 	}
 	return sum.stats
+}
+
+// Refused lists the last malformed requests of all workers, newest first. A
+// worker that does not answer, or is of an lbd that does not know, says nothing.
+func (f *Fleet) Refused() []lb.Refusal {
+	var mu sync.Mutex // guards all
+	all := []lb.Refusal{}
+	_ = each(f.everybody(), func(m *member) error {
+		f.mu.Lock()
+		mute := m.mute
+		f.mu.Unlock()
+		var some []lb.Refusal
+		if mute {
+			return nil
+		}
+		if _, err := m.conn.quick(f.ctx, opRefused, nil, nil, &some); err != nil {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, some...)
+		return nil
+	})
+	slices.SortStableFunc(all, func(a, b lb.Refusal) int { return b.Time.Compare(a.Time) })
+	return all
 }
 
 // present lists all processes; call it with mu held.
