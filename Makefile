@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz chaos bench bench-l4 behaviours floods grpc generate clean
+.PHONY: build run lab test check race fuzz chaos bench bench-l4 bench-idle profile behaviours floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -37,9 +37,10 @@ fuzz: ## every fuzz target, FUZZTIME each
 chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute
 	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED))
 
-bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root
-	$(GO) run ./bench/l7
-	@if [ $$(id -u) = 0 ]; then $(MAKE) --no-print-directory bench-l4; else echo "ns per packet: skipped, needs root"; fi
+bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root. ONLY=row, QUICK=1
+	@$(GO) run ./bench/l7 -go $(GO) $(if $(QUICK),-quick) $(if $(ONLY),-only "$(ONLY)"); missed=$$?; \
+	if [ -n "$(ONLY)" ]; then :; elif [ $$(id -u) = 0 ]; then $(MAKE) --no-print-directory bench-l4 || missed=1; else echo "ns per packet: skipped, needs root"; fi; \
+	exit $$missed
 
 behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile messages; PEER=nginx for one
 	$(GO) run ./bench/behave $(if $(PEER),-peer $(PEER))
@@ -49,6 +50,10 @@ floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside 
 
 grpc: build ## gRPC's own interoperability tests through lbd, then 20 000 calls through 20 upgrades
 	cd bench/grpc && $(GO) run . -bin ../../bin
+
+profile: ## the loads of bench on lbd alone; what takes time there is what the compiler then works at
+	$(GO) build -o bin/profiled ./bench/profiled
+	$(GO) run ./bench/l7 -lbd bin/profiled -profile cmd/lbd/cpu.pgo
 
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4

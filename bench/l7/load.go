@@ -7,6 +7,7 @@ import (
 	"log"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -25,12 +26,12 @@ var (
 )
 
 // wrk keeps 64 connections busy and returns how many requests were answered.
-func wrk(ctx context.Context, url string, length time.Duration) (int, error) {
+func wrk(ctx context.Context, _ *bench, url string, length time.Duration) (int, error) {
 	return wrkOn(ctx, 64, url, length)
 }
 
 // wrkFew keeps 8 busy, whose responses are long.
-func wrkFew(ctx context.Context, url string, length time.Duration) (int, error) {
+func wrkFew(ctx context.Context, _ *bench, url string, length time.Duration) (int, error) {
 	return wrkOn(ctx, 8, url, length)
 }
 
@@ -47,9 +48,19 @@ func wrkOn(ctx context.Context, connections int, url string, length time.Duratio
 }
 
 // h2load keeps 16 connections of 10 streams busy.
-func h2load(ctx context.Context, url string, length time.Duration) (int, error) {
+func h2load(ctx context.Context, _ *bench, url string, length time.Duration) (int, error) {
+	return h2loadWith(ctx, url, length)
+}
+
+// unary does the same with gRPC calls. Nobody on the way looks into a message.
+func unary(ctx context.Context, b *bench, url string, length time.Duration) (int, error) {
+	return h2loadWith(ctx, url, length, "-d", filepath.Join(b.dir, "message"), "-H", "content-type: application/grpc", "-H", "te: trailers")
+}
+
+func h2loadWith(ctx context.Context, url string, length time.Duration, more ...string) (int, error) {
 	seconds := strconv.Itoa(max(1, int(length.Seconds())))
-	out, err := pinned(ctx, loadCore, "h2load", "-t1", "-c16", "-m10", "-D", seconds, url)
+	args := append([]string{"-t1", "-c16", "-m10", "-D", seconds}, more...)
+	out, err := pinned(ctx, loadCore, "h2load", append(args, url)...)
 	if err != nil {
 		return 0, err
 	}
@@ -78,7 +89,7 @@ const shakers = 16
 var shakeCount = regexp.MustCompile(`^(\d+) handshakes`)
 
 // handshakes makes connections, one after the other, in a process of its own.
-func handshakes(ctx context.Context, url string, length time.Duration) (int, error) {
+func handshakes(ctx context.Context, _ *bench, url string, length time.Duration) (int, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err

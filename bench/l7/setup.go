@@ -16,12 +16,13 @@ import (
 )
 
 // The proxy under test has one core for itself; load and origin share another.
-const proxyCore, loadCore = 0, 1
+const proxyCore, loadCore, anyCore = 0, 1, -1
 
 type bench struct {
 	dir     string
-	proxies []proxy
+	proxies map[string]*proxy
 	started []*exec.Cmd
+	asked   int // the origin, for its status
 }
 
 // proxy is one of the compared programs, running.
@@ -29,7 +30,6 @@ type proxy struct {
 	name  string
 	ports map[string]int // what it serves
 	pid   int            // the root of its process tree
-	small bool           // it spins while a client does not read, so bodies must be small
 }
 
 func (p *proxy) url(on string) string {
@@ -41,8 +41,8 @@ func (p *proxy) url(on string) string {
 }
 
 // served gives a proxy free ports.
-func served(name string, on ...string) (proxy, []int) {
-	p, ports := proxy{name: name, ports: map[string]int{}}, freePorts(len(on))
+func served(name string, on ...string) (*proxy, []int) {
+	p, ports := &proxy{name: name, ports: map[string]int{}}, freePorts(len(on))
 	for i, kind := range on {
 		p.ports[kind] = ports[i]
 	}
@@ -52,28 +52,31 @@ func served(name string, on ...string) (proxy, []int) {
 // setUp starts the origin and every proxy that is installed. The caller closes
 // the bench, also after an error.
 func setUp(ctx context.Context, lbd string) (*bench, error) {
+	return setUpWith(ctx, lbd, (*bench).startRelay, (*bench).startNginx, (*bench).startHAProxy, (*bench).startLogging)
+}
+
+// setUpOnly starts the origin and lbd.
+func setUpOnly(ctx context.Context, lbd string) (*bench, error) { return setUpWith(ctx, lbd) }
+
+func setUpWith(ctx context.Context, lbd string, others ...func(*bench, context.Context, string) (*proxy, error)) (*bench, error) {
 	dir, err := os.MkdirTemp("", "lbd-bench-")
 	if err != nil {
 		return &bench{}, err
 	}
-	b := &bench{dir: dir}
+	b := &bench{dir: dir, proxies: map[string]*proxy{}}
 	if os.Getuid() == 0 { // workers and peers drop privileges; let them in
 		os.Chmod(dir, 0o755)
 	}
 	if err := b.certificates(); err != nil {
 		return b, err
 	}
-	origin, err := b.startOrigin(ctx)
+	origin, err := b.startOrigin()
 	if err != nil {
 		return b, fmt.Errorf("origin (nginx, of the package nginx-light): %w", err)
 	}
-	for _, start := range []func(context.Context, int) (proxy, error){
-		b.startRelay,
-		func(ctx context.Context, origin int) (proxy, error) { return b.startLBD(ctx, lbd, origin) },
-		b.startNginx,
-		b.startHAProxy,
-	} {
-		p, err := start(ctx, origin)
+	b.proxies[origin.name] = origin
+	for _, start := range append(others, (*bench).startLBD) {
+		p, err := start(b, ctx, lbd)
 		if errors.Is(err, exec.ErrNotFound) {
 			log.Printf("skipped: %v", err)
 			continue
@@ -81,7 +84,7 @@ func setUp(ctx context.Context, lbd string) (*bench, error) {
 		if err != nil {
 			return b, fmt.Errorf("%s: %w", p.name, err)
 		}
-		b.proxies = append(b.proxies, p)
+		b.proxies[p.name] = p
 	}
 	return b, nil
 }
@@ -100,13 +103,17 @@ func (b *bench) close() {
 	}
 }
 
-// start runs a program on a core until close, and waits for its ports.
+// start runs a program on a core, or on any, until close, and waits for its
+// ports.
 func (b *bench) start(core int, ports []int, name string, args ...string) (int, error) {
 	path, err := lookPath(name)
 	if err != nil {
 		return 0, err
 	}
-	c := exec.Command("taskset", append([]string{"-c", strconv.Itoa(core), path}, args...)...)
+	c := exec.Command(path, args...)
+	if core >= 0 {
+		c = exec.Command("taskset", append([]string{"-c", strconv.Itoa(core), path}, args...)...)
+	}
 	c.Dir = b.dir
 	out, err := os.Create(filepath.Join(b.dir, filepath.Base(name)+"."+strconv.Itoa(len(b.started))+".log"))
 	if err != nil {
@@ -173,10 +180,18 @@ type usage struct{ total, user time.Duration }
 
 // cpuOf sums the CPU time of a process and of all that descend from it. The
 // kernel scales user and system time to the exact run time of the scheduler.
-func cpuOf(root int) usage {
+func cpuOf(root int) (sum usage) {
+	for _, u := range familyOf(root) {
+		sum.total += u.total
+		sum.user += u.user
+	}
+	return sum
+}
+
+// familyOf is a process and all that descend from it.
+func familyOf(root int) map[int]usage {
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux
-	parents := map[int]int{}
-	times := map[int]usage{}
+	parents, times := map[int]int{}, map[int]usage{}
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -194,15 +209,14 @@ func cpuOf(root int) usage {
 		system, _ := strconv.Atoi(f[12])
 		times[pid] = usage{time.Duration(user+system) * tick, time.Duration(user) * tick}
 	}
-	var sum usage
+	family := map[int]usage{}
 	for pid := range times {
 		for p := pid; p > 1; p = parents[p] {
 			if p == root {
-				sum.total += times[pid].total
-				sum.user += times[pid].user
+				family[pid] = times[pid]
 				break
 			}
 		}
 	}
-	return sum
+	return family
 }
