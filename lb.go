@@ -128,10 +128,13 @@ func View(epochs []Epoch) uint16 {
 // Steering is everything a datapath needs to know; applying the same Steering
 // twice writes nothing the second time.
 type Steering struct {
-	Self   string  // our name among the members; "" or unlisted: we own no row
-	VIPs   []VIP   // what XDP looks at; all else passes untouched
-	Epochs []Epoch // newest first; empty: every row belongs to this node
-	Seed   [16]byte
+	Self string // our name among the members; "" or unlisted: we own no row
+	VIPs []VIP  // what XDP looks at; all else passes untouched
+	// Here lists those of them that some member lacks: their new connections
+	// stay where they arrive. WasHere lists those of which this was so lately.
+	Here, WasHere []VIP
+	Epochs        []Epoch // newest first; empty: every row belongs to this node
+	Seed          [16]byte
 	// Tag authenticates encapsulated packets: of the current key first, then
 	// of a key that is being rotated out. Empty: no encapsulation is accepted.
 	Tags []uint32

@@ -76,4 +76,9 @@ const (
 	XDPServed       Reason = "xdp_served"         // send: to a backend of a service
 	XDPServedHere   Reason = "xdp_served_here"    // pass: to a backend of a service, which is this node
 	XDPNoBackend    Reason = "xdp_no_backend"     // drop: no backend of the service takes it
+	XDPHeld         Reason = "xdp_held"           // drop: no socket here while the node sets are unsettled; TCP repeats it
+	XDPMissLastHop  Reason = "xdp_miss_last_hop"  // pass: encapsulated to us as the last of several owners, and no socket is here
+	XDPMissLimit    Reason = "xdp_miss_limit"     // pass: no socket here, and too many such packets were sent on in this moment
+	XDPHere         Reason = "xdp_here"           // pass: to a VIP that some member lacks: served where it arrives
+	XDPPulse        Reason = "xdp_pulse"          // send: a peer's question whether this node lives, answered
 )

@@ -46,8 +46,10 @@ const TunnelPort = 6080
 // Overhead is what encapsulation adds to a packet: of a single hop, and of
 // each further one.
 const (
-	Overhead    = 40
-	HopOverhead = 4
+	Overhead     = 40
+	HopOverhead  = 4
+	Overhead6    = 60 // over IPv6
+	HopOverhead6 = 16
 )
 
 // Address is an IP address in network order; IPv4 is mapped.
@@ -65,8 +67,9 @@ type Node struct {
 	Address        Address
 	Tag            [2][4]byte // network order
 	View           [2]byte    // network order
-	Flags          uint16
-	_              uint32
+	Flags          uint8
+	OuterIP        uint8  // bytes of an outer IP header
+	Misses         uint32 // sent on per CPU and tick at most; 0: any number
 	YoungUntil     uint64
 	UnsettledUntil uint64
 }
@@ -80,7 +83,8 @@ type Clock struct {
 // Flags of a Peer.
 const (
 	PeerBounce   = 1 << iota // its interface may send a frame back with XDP_TX
-	PeerByKernel             // its interface takes no frames from XDP: a VLAN, a bridge
+	PeerByKernel             // its interface takes no frames from XDP: a bridge, a tunnel
+	PeerDown                 // seems dead: it is not asked about new connections
 )
 
 // Peer is a node of the node set and how frames get there from here.
@@ -91,14 +95,31 @@ type Peer struct {
 	MTU        uint16
 	Flags      uint16
 	MACs       [2][6]byte // of its frames: to the next hop, from us
-	_          uint32
+	VLAN       [2]byte    // network order: the tag that its frames carry; 0: none
+	_          uint16
 }
+
+// Doubt is since when peers' packets carry another view than ours.
+type Doubt struct {
+	Since, Last uint64 // monotonic ns
+	View        [2]byte
+	_           [3]uint16
+}
+
+// Allowance is how many packets that missed one CPU may still send on.
+type Allowance struct{ Tick, Left uint64 }
+
+// Flags of what is Served.
+const (
+	ServedHere    = 1 << iota // some member lacks the VIP: new connections stay where they arrive
+	ServedWasHere             // and they did until lately: this node is asked first
+)
 
 // Served is what is served at one port of a VIP. Port 0 is any, and comes last.
 type Served struct {
 	Port     [2]byte // network order
 	Protocol uint8
-	_        uint8
+	Flags    uint8
 	Service  uint32 // 0: the workers
 }
 

@@ -16,15 +16,18 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	datapathMapAllowance      = "allowance"
 	datapathMapBackendIndex   = "backend_index"
 	datapathMapBackends       = "backends"
 	datapathMapBinds          = "binds"
 	datapathMapClock          = "clock"
 	datapathMapCounters       = "counters"
+	datapathMapDoubt          = "doubt"
 	datapathMapFlows          = "flows"
 	datapathMapNode           = "node"
 	datapathMapPeerIndex      = "peer_index"
 	datapathMapPeers          = "peers"
+	datapathMapPulse          = "pulse"
 	datapathMapRings          = "rings"
 	datapathMapRows           = "rows"
 	datapathMapScratch        = "scratch"
@@ -91,15 +94,18 @@ type datapathProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type datapathMapSpecs struct {
+	Allowance    *ebpf.MapSpec `ebpf:"allowance"`
 	BackendIndex *ebpf.MapSpec `ebpf:"backend_index"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Binds        *ebpf.MapSpec `ebpf:"binds"`
 	Clock        *ebpf.MapSpec `ebpf:"clock"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers        *ebpf.MapSpec `ebpf:"peers"`
+	Pulse        *ebpf.MapSpec `ebpf:"pulse"`
 	Rings        *ebpf.MapSpec `ebpf:"rings"`
 	Rows         *ebpf.MapSpec `ebpf:"rows"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
@@ -136,15 +142,18 @@ func (o *datapathObjects) Close() error {
 //
 // It can be passed to loadDatapathObjects or ebpf.CollectionSpec.LoadAndAssign.
 type datapathMaps struct {
+	Allowance    *ebpf.Map `ebpf:"allowance"`
 	BackendIndex *ebpf.Map `ebpf:"backend_index"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Binds        *ebpf.Map `ebpf:"binds"`
 	Clock        *ebpf.Map `ebpf:"clock"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Doubt        *ebpf.Map `ebpf:"doubt"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Node         *ebpf.Map `ebpf:"node"`
 	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
 	Peers        *ebpf.Map `ebpf:"peers"`
+	Pulse        *ebpf.Map `ebpf:"pulse"`
 	Rings        *ebpf.Map `ebpf:"rings"`
 	Rows         *ebpf.Map `ebpf:"rows"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
@@ -157,15 +166,18 @@ type datapathMaps struct {
 
 func (m *datapathMaps) Close() error {
 	return _DatapathClose(
+		m.Allowance,
 		m.BackendIndex,
 		m.Backends,
 		m.Binds,
 		m.Clock,
 		m.Counters,
+		m.Doubt,
 		m.Flows,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
+		m.Pulse,
 		m.Rings,
 		m.Rows,
 		m.Scratch,

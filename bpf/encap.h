@@ -2,17 +2,19 @@
 /*
  * What we put round a packet to take it to its owner:
  *
- *	Ethernet | IPv4 | UDP to TUNNEL_PORT | GUE | path | more hops | the packet
+ *	Ethernet | IP | UDP to TUNNEL_PORT | GUE | path | more hops | the packet
  *
  * The path says which hop of how many the outer destination is; the addresses
- * of the hops after the first follow it. 40 bytes, and 4 per further hop.
+ * of the hops after the first follow it. 40 bytes, and 4 per further hop; over
+ * IPv6 60 and 16.
  */
 #pragma once
 
 #include "parse.h"
 
 #define HOPS 3			/* owners in a chain */
-#define PATH_VERSION 0x10	/* the lower four bits are flags; none yet */
+#define PATH_VERSION 0x10	/* the lower four bits are flags */
+#define PATH_ASKS 0x01	/* a SYN that only a half-open connection takes before the last hop */
 #define SOURCE_PORTS 0xc000	/* the lower 14 bits are of the flow's hash */
 #define OUTER_TTL 64
 
@@ -30,13 +32,28 @@ struct path {
 	__be32 tag;		/* proves that the sender has the cluster's key */
 };
 
-struct outer {
-	struct iphdr ip;
+/* What follows the outer IP header. */
+struct tunnel {
 	struct udphdr udp;
 	struct gue gue;
 	struct path path;
 };
-_Static_assert(sizeof(struct outer) == 40, "struct outer");
+_Static_assert(sizeof(struct tunnel) == 20, "struct tunnel");
+
+/*
+ * A message between the programs themselves: a GUE control message whose type
+ * says what it asks. Whoever gets a question of a peer sends it back as answer.
+ */
+#define GUE_CONTROL 0x20	/* in gue.words */
+#define PULSE_QUESTION 1
+#define PULSE_ANSWER 2
+
+struct pulse_message {
+	__be32 sequence;	/* as it was asked */
+	__be32 age;		/* ms since a worker's loops last turned; NEVER */
+};
+#define NEVER 0xffffffff
+#define PULSE_WORDS (PATH_WORDS + sizeof(struct pulse_message) / 4)
 
 #define PATH_WORDS (sizeof(struct path) / 4)
 
@@ -59,6 +76,53 @@ INLINE void write_outer_ip(struct iphdr *ip, __be32 from, __be32 to, __u16 lengt
 	word[2] = third | (__u32)(__u16)~halves(sum) << 16;
 	word[3] = from;
 	word[4] = to;
+}
+
+INLINE void write_outer_ip6(struct ipv6hdr *ip, const struct address *from,
+			    const struct address *to, __u16 length)
+{
+	__be32 *word = (void *)ip;
+
+	word[0] = be32(0x60000000);
+	word[1] = (__u32)be16(length - sizeof(*ip)) | be32(IPPROTO_UDP << 8 | OUTER_TTL);
+	__builtin_memcpy(&word[2], from, sizeof(*from));
+	__builtin_memcpy(&word[6], to, sizeof(*to));
+}
+
+/*
+ * The outer IP header of this node's tunnels, 20 or 40 bytes, and the address
+ * of a hop, 4 or 16: without a branch, so that the verifier sees one way.
+ */
+INLINE __u64 outer_size(const struct node *node)
+{
+	return node->outer_ip & 0x3f;
+}
+
+INLINE __u64 hop_size(const struct node *node)
+{
+	return (node->outer_ip - 16 - (node->outer_ip & 8)) & 0x1f;
+}
+
+INLINE __be16 outer_type(const struct node *node)
+{
+	return node->outer_ip == sizeof(struct iphdr) ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
+}
+
+/* Makes the verifier forget what it knows of a small number, by a sum that is 0. */
+INLINE void forget(const struct node *node, __u64 *number)
+{
+	const volatile struct node *n = node;
+
+	*number = (*number + n->outer_ip - n->outer_ip) & 0x1f;
+}
+
+INLINE void turn_round(struct macs *macs)
+{
+	__u32 *word = macs->word, first = word[0], second = word[1];
+
+	word[0] = second >> 16 | word[2] << 16;
+	word[1] = (word[2] >> 16) | first << 16;
+	word[2] = first >> 16 | second << 16;
 }
 
 /* Take one from the TTL or hop limit of the packet; 0: it had none to give. */

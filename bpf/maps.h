@@ -41,10 +41,11 @@ struct node {
 	struct address address;	/* where peers send encapsulated packets */
 	__be32 tag[2];		/* the current one, then one that is rotated out */
 	__be16 view;		/* digest of the epochs that the rows were made of */
-	__u16 flags;		/* NODE_* */
-	__u32 unused;
-	__u64 young_until;	/* rules for young rows end here (monotonic ns) */
-	__u64 unsettled_until;	/* misses are held back until here (monotonic ns) */
+	__u8 flags;		/* NODE_* */
+	__u8 outer_ip;		/* bytes of an outer IP header: 20 or 40, by the address's family */
+	__u32 misses;		/* sent on per CPU and CLOCK_TICK at most; 0: any number */
+	__u64 young_until;	/* rules for young rows end here (monotonic ns); 0: not young */
+	__u64 unsettled_until;	/* misses are held back until here (monotonic ns); 0: settled */
 };
 _Static_assert(sizeof(struct node) == 64, "struct node");
 
@@ -54,7 +55,8 @@ struct macs {
 };
 
 #define PEER_BOUNCE 1	/* its interface may send a frame back with XDP_TX */
-#define PEER_BY_KERNEL 2	/* its interface takes no frames from XDP: a VLAN, a bridge */
+#define PEER_BY_KERNEL 2	/* its interface takes no frames from XDP: a bridge, a tunnel */
+#define PEER_DOWN 4	/* seems dead: it is not asked about new connections */
 
 /* A node of the node set, and how frames get there from here. */
 struct peer {
@@ -64,15 +66,19 @@ struct peer {
 	__u16 mtu;		/* of the way there: the longest outer IP packet */
 	__u16 flags;		/* PEER_* */
 	struct macs macs;	/* of its frames: to the next hop, from us */
-	__u32 unused;
+	__be16 vlan;		/* tag that the frames carry; 0: none */
+	__u16 unused;
 };
 _Static_assert(sizeof(struct peer) == 48, "struct peer");
+
+#define SERVED_HERE 1	/* some member lacks the VIP: new connections stay where they arrive */
+#define SERVED_WAS_HERE 2	/* and they did until lately: this node is asked first */
 
 /* What is served at one port of a VIP. Port 0 is any, and comes last. */
 struct served {
 	__be16 port;
 	__u8 protocol;
-	__u8 unused;
+	__u8 flags;		/* SERVED_* */
 	__u32 service;		/* 0: the workers, by the rows of the node set */
 };
 _Static_assert(sizeof(struct served) == 8, "struct served");
@@ -127,6 +133,32 @@ _Static_assert(sizeof(struct clock) == 24, "struct clock");
 
 #define CLOCK_TICK 250000000	/* ns */
 
+/* How many packets that missed here one CPU may still send on in a tick. */
+struct allowance {
+	__u64 tick;
+	__u64 left;
+};
+_Static_assert(sizeof(struct allowance) == 16, "struct allowance");
+
+/*
+ * Since when peers' packets carry another view than ours. Such a packet is held
+ * back instead of reset, for DOUBT; longer only if user space says so.
+ */
+struct doubt {
+	__u64 since, last;	/* monotonic ns */
+	__be16 view;		/* ours at the time */
+	__u16 unused[3];
+};
+_Static_assert(sizeof(struct doubt) == 24, "struct doubt");
+
+#define DOUBT (2ULL * 1000000000)	/* ns */
+#define DOUBT_FORGOTTEN (10ULL * 1000000000)	/* ns without such a packet */
+
+/* When a worker's loops last turned: the workers write it, with or without a daemon. */
+struct pulse {
+	__u64 at;		/* monotonic ns */
+};
+
 #define MAP_DEFINITION(kind, key_type, value_type, count, bits)      \
 	struct {                                                     \
 		uint_field(type, kind);                              \
@@ -139,7 +171,11 @@ _Static_assert(sizeof(struct clock) == 24, "struct clock");
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct node, 1, BPF_F_MMAPABLE) node SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct clock, 1, 0) clock SEC(".maps");
 
-/* cur | prev1 | prev2 | flags, 16 bits each from the lowest: local indexes of peers. */
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct pulse, 1, BPF_F_MMAPABLE) pulse SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct doubt, 1, 0) doubt SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct allowance, 1, 0) allowance SEC(".maps");
+
+/* cur | prev1 | prev2 | 0, 16 bits each from the lowest: local indexes of peers. */
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(".maps");
 
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS, BPF_F_MMAPABLE) peers SEC(".maps");

@@ -35,4 +35,9 @@ var Reasons = []Reason{
 	{"xdp_served", "send"},
 	{"xdp_served_here", "pass"},
 	{"xdp_no_backend", "drop"},
+	{"xdp_held", "drop"},
+	{"xdp_miss_last_hop", "pass"},
+	{"xdp_miss_limit", "pass"},
+	{"xdp_here", "pass"},
+	{"xdp_pulse", "send"},
 }

@@ -35,9 +35,14 @@ enum reason {
 	REASON_SERVED,	/* send: to a backend of a service */
 	REASON_SERVED_HERE,	/* pass: to a backend of a service, which is this node */
 	REASON_NO_BACKEND,	/* drop: no backend of the service takes it */
+	REASON_HELD,	/* drop: no socket here while the node sets are unsettled; TCP repeats it */
+	REASON_MISS_LAST_HOP,	/* pass: encapsulated to us as the last of several owners, and no socket is here */
+	REASON_MISS_LIMIT,	/* pass: no socket here, and too many such packets were sent on in this moment */
+	REASON_HERE,	/* pass: to a VIP that some member lacks: served where it arrives */
+	REASON_PULSE,	/* send: a peer's question whether this node lives, answered */
 	REASONS,
 };
 _Static_assert(REASONS <= 64, "a bit each in DROPS");
 
 /* The reasons that drop. */
-#define DROPS 0x4ffff000ULL
+#define DROPS 0xcffff000ULL

@@ -7,32 +7,41 @@
  * taken out of its encapsulation, or sent on to the next owner.
  */
 #include "service.h"
+#include "settle.h"
 
-/* The owners of a row, newest first: local indexes of peers, 0 from the end on. */
+/* Who is asked, in this order: local indexes of peers, 0 from the end on. */
 struct owners {
 	__u32 first, second, third;
+	__u32 asks;	/* PATH_ASKS, or 0 */
 };
+
+#define TUNNEL -2	/* beside STEER and the reasons: encapsulated to this node */
 
 INLINE int steer(struct xdp_md *ctx, struct node *node);
 INLINE int read_vip4(struct cursor *c, struct iphdr *ip, struct packet *p);
 INLINE int read_vip6(struct cursor *c, struct ipv6hdr *ip, struct packet *p);
-INLINE int is_tunnel(const struct cursor *c, const struct node *node, const struct iphdr *ip);
+INLINE int is_tunnel4(const struct cursor *c, const struct node *node, const struct iphdr *ip,
+		      struct packet *p);
+INLINE int is_tunnel6(const struct cursor *c, const struct node *node, const struct ipv6hdr *ip,
+		      struct packet *p);
 INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p);
-#define NOT_SERVED 0xffffffff	/* no number of a service */
-INLINE __u32 served_by(const struct packet *p);
+#define NOT_SERVED ~0ULL	/* no service and its flags */
+INLINE __u64 served_by(const struct packet *p);
 INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __u32 service);
-INLINE struct owners owners_of(const struct packet *p, __u64 hash);
-INLINE int has_socket(struct xdp_md *ctx, const struct packet *p);
+INLINE struct owners owners_of(const struct node *node, const struct packet *p, __u64 hash,
+			       __u32 flags);
 INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 hash,
-		    struct owners to, __u32 reason);
-INLINE int write_hop(struct cursor *c, __u32 index);
-INLINE int from_peer(struct xdp_md *ctx, struct node *node, struct cursor *c, struct iphdr *ip,
-		     struct packet *p);
-INLINE int check_outer(const struct node *node, const struct outer *outer);
-INLINE int read_inner(struct cursor *c, struct outer *outer, struct packet *p);
-INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u32 offset, __u32 reason);
-INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *outer,
-		       struct packet *p, __u32 offset, __be32 next);
+		    const struct owners *to, __u32 reason);
+INLINE int write_hop(const struct node *node, struct cursor *c, __u32 index);
+INLINE int from_peer(struct xdp_md *ctx, struct node *node, struct packet *p);
+INLINE int check_outer(const struct node *node, const struct tunnel *tunnel, const __u32 *peer);
+INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struct packet *p,
+			const __u32 *peer);
+INLINE int read_hop(const struct node *node, struct cursor *c, __u64 index, struct address *hop);
+INLINE int read_inner(struct cursor *c, __u8 protocol, struct packet *p);
+INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u64 offset, __u32 reason);
+INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 offset,
+		       const struct address *next, __u32 length);
 INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrived,
 		const struct peer *to, __u32 length, __u32 reason);
 INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *eth,
@@ -62,15 +71,15 @@ INLINE int steer(struct xdp_md *ctx, struct node *node)
 	type = take_ethernet(&c, &p);
 	if (likely(type == be16(ETH_P_IP))) {
 		ip = take(&c, sizeof(*ip));
-		if (ip && is_tunnel(&c, node, ip))
-			return from_peer(ctx, node, &c, ip, &p);
 		if (ip)
-			why = read_vip4(&c, ip, &p);
+			why = is_tunnel4(&c, node, ip, &p) ? TUNNEL : read_vip4(&c, ip, &p);
 	} else if (type == be16(ETH_P_IPV6)) {
 		ip6 = take(&c, sizeof(*ip6));
 		if (ip6)
-			why = read_vip6(&c, ip6, &p);
+			why = is_tunnel6(&c, node, ip6, &p) ? TUNNEL : read_vip6(&c, ip6, &p);
 	}
+	if (why == TUNNEL)
+		return from_peer(ctx, node, &p);
 	if (why != STEER)
 		return leave(why);
 	return from_client(ctx, node, &p);
@@ -115,13 +124,35 @@ INLINE int read_vip6(struct cursor *c, struct ipv6hdr *ip, struct packet *p)
 	return p->protocol == IPPROTO_ICMPV6 ? read_icmp6(c, p) : REASON_NO_PORT;
 }
 
-/* A wrong outer header to our port is no packet of anybody else: from_peer drops it. */
-INLINE int is_tunnel(const struct cursor *c, const struct node *node, const struct iphdr *ip)
+/*
+ * A wrong outer header to our port is no packet of anybody else: from_peer
+ * drops it. It finds the sender as p->src, the packet's length as p->length, 0
+ * for what cannot be ours.
+ */
+INLINE int is_tunnel4(const struct cursor *c, const struct node *node, const struct iphdr *ip,
+		      struct packet *p)
 {
 	const struct udphdr *udp = c->at;
 
-	return ip->daddr == node->address.word[3] && ip->protocol == IPPROTO_UDP && ip->ihl == 5 &&
-	       (void *)(udp + 1) <= c->end && udp->dest == TUNNEL_PORT;
+	if (ip->daddr != node->address.word[3] || ip->protocol != IPPROTO_UDP ||
+	    (void *)(udp + 1) > c->end || udp->dest != TUNNEL_PORT || ip->ihl != 5)
+		return 0;
+	p->src = mapped(ip->saddr);
+	p->length = ip->frag_off & be16(0x3fff) ? 0 : be16(ip->tot_len);
+	return 1;
+}
+
+INLINE int is_tunnel6(const struct cursor *c, const struct node *node, const struct ipv6hdr *ip,
+		      struct packet *p)
+{
+	const struct udphdr *udp = c->at;
+
+	if (ip->nexthdr != IPPROTO_UDP || !is_address(&ip->daddr, &node->address) ||
+	    (void *)(udp + 1) > c->end || udp->dest != TUNNEL_PORT)
+		return 0;
+	p->src = address_of(&ip->saddr);
+	p->length = be16(ip->payload_len) + sizeof(*ip);
+	return 1;
 }
 
 /*
@@ -130,37 +161,47 @@ INLINE int is_tunnel(const struct cursor *c, const struct node *node, const stru
  */
 INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p)
 {
-	__u32 service = served_by(p), reason = REASON_SENT;
+	__u64 served = served_by(p);
+	__u32 service = served, flags = served >> 32, reason = REASON_SENT;
 	struct owners to;
 	__u64 hash;
+	int hold;
 
-	if (service == NOT_SERVED)
+	if (served == NOT_SERVED)
 		return leave(REASON_NO_PORT);
 	hash = flow_hash(node, &p->src, &p->dst, p->sport, p->dport, p->protocol);
 	if (service)
 		return to_service(ctx, p, hash, service);
-	to = owners_of(p, hash);
+	to = owners_of(node, p, hash, flags);
 	if (to.first == SELF) {
-		if (!to.second)
-			return leave(REASON_LOCAL);
+		hold = unlikely(node->unsettled_until) && p->kind == KIND_SEGMENT &&
+		       is_unsettled(node, 0);
+		if (likely(!to.second && !hold))
+			return leave(flags & SERVED_HERE ? REASON_HERE : REASON_LOCAL);
 		if (has_socket(ctx, p))
 			return leave(REASON_FOUND);
-		to = (struct owners){ to.second, to.third, 0 };
+		if (!to.second || !may_miss(node))
+			return leave(hold ? REASON_HELD : REASON_MISS_LIMIT);
+		to = (struct owners){ to.second, to.third, 0, 0 };
 		reason = REASON_MISSED;
 	}
 	if (!to.first)
 		return leave(node->flags & NODE_SERVES ? REASON_ALONE : REASON_NO_OWNER);
-	return to_owner(ctx, node, p, hash, to, reason);
+	return to_owner(ctx, node, p, hash, &to, reason);
 }
 
-/* The number of the service at the packet's port; 0: the workers. */
-INLINE __u32 served_by(const struct packet *p)
+/* The number of the service at the packet's port, 0: the workers, and SERVED_* << 32. */
+INLINE __u64 served_by(const struct packet *p)
 {
 	for (__u32 i = 0; i < VIP_PORTS && i < p->vip->ports; i++) {
 		const struct served *s = &p->vip->port[i];
+		__u64 how;
 
-		if (s->protocol == p->protocol && (s->port == p->dport || !s->port))
-			return s->service;
+		if (s->protocol != p->protocol || (s->port != p->dport && s->port))
+			continue;
+		how = s->service | (__u64)s->flags << 32;
+		asm volatile("" : "+r"(how));	/* read now, so that nothing more depends on i */
+		return how;
 	}
 	return NOT_SERVED;
 }
@@ -180,90 +221,50 @@ INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __
 	return serve(ctx, &scratch->flow);
 }
 
-/* A SYN begins anew: only the current owner. Rules for young rows go here. */
-INLINE struct owners owners_of(const struct packet *p, __u64 hash)
+/* A SYN begins anew: only the current owner, once the row is no longer young. */
+INLINE struct owners owners_of(const struct node *node, const struct packet *p, __u64 hash,
+			       __u32 flags)
 {
 	__u32 row = row_of(hash);
 	__u64 *owners = bpf_map_lookup_elem(&rows, &row);
+	int begins = p->kind == KIND_SYN || p->kind == KIND_DATAGRAM;
 	struct owners to = {};
 
 	if (!owners)
 		return to;
 	to.first = *owners & 0xffff;
-	if (p->kind == KIND_SYN || p->kind == KIND_DATAGRAM)
+	if (likely(!(*owners >> 16) && !flags))
 		return to;
+	if (unlikely(flags & SERVED_HERE && begins))
+		return (struct owners){ SELF, 0, 0, 0 };
 	to.second = *owners >> 16 & 0xffff;
+	if (begins) {
+		if (p->kind == KIND_SYN && is_young(node, to.second))
+			return (struct owners){ to.second, to.first, 0, PATH_ASKS };
+		to.second = 0;
+		return to;
+	}
 	to.third = *owners >> 32 & 0xffff;
 	if (!to.first)
-		to = (struct owners){ to.second, to.third, 0 };
+		to = (struct owners){ to.second, to.third, 0, 0 };
+	if (unlikely(flags) && to.first != SELF)
+		to = (struct owners){ SELF, to.first,
+				      to.second == SELF ? to.third : to.second, 0 };
 	return to;
-}
-
-/*
- * Whether a segment belongs to the connection that rests here in TIME_WAIT: it
- * repeats what was received. A newer connection of the same addresses and ports
- * began beyond that, and may live at an earlier owner.
- */
-INLINE int is_repeated(struct bpf_sock *sk, const struct tcphdr *tcp)
-{
-	__u32 next = RCV_NXT / sizeof(__u32);
-	struct scratch *s = this_scratch();
-
-	if (!s || next >= SOCK_COMMON / sizeof(__u32) ||
-	    bpf_probe_read_kernel(s->common, sizeof(s->common), sk))
-		return 1;
-	return s->common[next] - __builtin_bswap32(tcp->seq) < LATEST;
-}
-
-/*
- * Whether this node's stack knows the flow: any socket but a listening one and
- * one in TIME_WAIT for another connection, or a listening one that sent the SYN
- * cookie which the segment acknowledges.
- */
-INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
-{
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
-	__u32 size;
-	int found;
-
-	if (p->protocol != IPPROTO_TCP)
-		return 1;
-	if (p->dst.word[2] == MAPPED) {
-		size = sizeof(tuple.ipv4);
-		tuple.ipv4.saddr = p->src.word[3];
-		tuple.ipv4.daddr = p->dst.word[3];
-		tuple.ipv4.sport = p->sport;
-		tuple.ipv4.dport = p->dport;
-	} else {
-		size = sizeof(tuple.ipv6);
-		__builtin_memcpy(tuple.ipv6.saddr, &p->src, sizeof(p->src));
-		__builtin_memcpy(tuple.ipv6.daddr, &p->dst, sizeof(p->dst));
-		tuple.ipv6.sport = p->sport;
-		tuple.ipv6.dport = p->dport;
-	}
-	sk = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return 0;
-	found = sk->state != BPF_TCP_LISTEN;
-	if (sk->state == BPF_TCP_TIME_WAIT && p->tcp)
-		found = is_repeated(sk, p->tcp);
-	if (sk->state == BPF_TCP_LISTEN && p->tcp)
-		found = !bpf_tcp_check_syncookie(sk, p->ip, p->ip_size, p->tcp, sizeof(*p->tcp));
-	bpf_sk_release(sk);
-	return found;
 }
 
 /* Puts the packet into a tunnel to the first of the owners. */
 INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 hash,
-		    struct owners to, __u32 reason)
+		    const struct owners *to, __u32 reason)
 {
-	const struct peer *first = bpf_map_lookup_elem(&peers, &to.first);
-	__u32 more = !!to.second + !!to.third;
-	__u32 size = sizeof(struct outer) + more * sizeof(__be32);
+	const struct peer *first = bpf_map_lookup_elem(&peers, &to->first);
+	__u32 more = !!to->second + !!to->third;
+	__u64 size = outer_size(node) + sizeof(struct tunnel) + more * hop_size(node);
 	__u32 length = p->length + size;
 	struct macs arrived;
-	struct outer *outer;
+	struct tunnel *tunnel;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
 	struct cursor c;
 
 	if (!first || !(node->flags & NODE_TUNNELS))
@@ -279,114 +280,164 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 		return leave(REASON_HEADROOM);
 
 	c = frame_of(ctx);
-	take(&c, sizeof(struct ethhdr));
-	outer = take(&c, sizeof(*outer));
-	if (!outer)
+	c.at += sizeof(struct ethhdr);
+	if (likely(node->outer_ip == sizeof(*ip))) {
+		ip = take(&c, sizeof(*ip));
+		if (!ip)
+			return leave(REASON_HEADROOM);
+		write_outer_ip(ip, node->address.word[3], first->address.word[3], length);
+	} else {
+		ip6 = take(&c, sizeof(*ip6));
+		if (!ip6)
+			return leave(REASON_HEADROOM);
+		write_outer_ip6(ip6, &node->address, &first->address, length);
+	}
+	c = frame_of(ctx);
+	skip(&c, sizeof(struct ethhdr) + outer_size(node), 0x7f);
+	tunnel = take(&c, sizeof(*tunnel));
+	if (!tunnel)
 		return leave(REASON_HEADROOM);
-	write_outer_ip(&outer->ip, node->address.word[3], first->address.word[3], length);
-	outer->udp = (struct udphdr){
+	tunnel->udp = (struct udphdr){
 		.source = be16(SOURCE_PORTS | (hash & ~SOURCE_PORTS & 0xffff)),
 		.dest = TUNNEL_PORT,
-		.len = be16(length - sizeof(outer->ip)),
+		.len = be16(length - node->outer_ip),
 	};
-	outer->gue = (struct gue){
-		.words = PATH_WORDS + more,
+	tunnel->gue = (struct gue){
+		.words = PATH_WORDS + more * (hop_size(node) / 4),
 		.protocol = p->dst.word[2] == MAPPED ? IPPROTO_IPIP : IPPROTO_IPV6,
 	};
-	outer->path = (struct path){
-		.version = PATH_VERSION,
+	tunnel->path = (struct path){
+		.version = PATH_VERSION | to->asks,
 		.place = (1 + more) << 4,
 		.view = node->view,
 		.tag = node->tag[0],
 	};
-	if (more && !(write_hop(&c, to.second) && (!to.third || write_hop(&c, to.third))))
+	if (more && !(write_hop(node, &c, to->second) &&
+		      (!to->third || write_hop(node, &c, to->third))))
 		return leave(REASON_HEADROOM);
 	return send(ctx, node, &arrived, first, length, reason);
 }
 
-INLINE int write_hop(struct cursor *c, __u32 index)
+/* Over IPv4 the last of an address's words is the address. */
+INLINE int write_hop(const struct node *node, struct cursor *c, __u32 index)
 {
 	const struct peer *peer = bpf_map_lookup_elem(&peers, &index);
-	__be32 *hop = take(c, sizeof(*hop));
+	struct address *hop;
+	__be32 *word;
 
-	if (!peer || !hop)
+	if (!peer)
 		return 0;
-	*hop = peer->address.word[3];
-	return 1;
+	if (likely(node->outer_ip == sizeof(struct iphdr))) {
+		word = take(c, sizeof(*word));
+		if (word)
+			*word = peer->address.word[3];
+		return !!word;
+	}
+	hop = take(c, sizeof(*hop));
+	if (hop)
+		*hop = peer->address;
+	return !!hop;
 }
 
 /* At a hop. The last one takes the packet, the others do if they know the flow. */
-INLINE int from_peer(struct xdp_md *ctx, struct node *node, struct cursor *c, struct iphdr *ip,
-		     struct packet *p)
+INLINE int from_peer(struct xdp_md *ctx, struct node *node, struct packet *p)
 {
-	struct outer *outer = (void *)ip;
-	__u32 hops, index, offset = sizeof(*outer);
-	__be32 *hop, next = 0;
-	int why;
+	__u64 offset;
+	__u32 hops, index, length = p->length, *peer;
+	struct address next = {};
+	struct tunnel *tunnel;
+	int why, asks, differs, last, hold;
+	struct cursor c = frame_of(ctx);
 
-	if (!take(c, sizeof(*outer) - sizeof(*ip)))
+	forget(node, &p->l3);	/* one way for all: with and without VLAN tags */
+	skip(&c, p->l3 + outer_size(node), 0x7f);
+	tunnel = take(&c, sizeof(*tunnel));
+	if (!tunnel)
 		return leave(REASON_BAD_TUNNEL);
-	why = check_outer(node, outer);
+	peer = bpf_map_lookup_elem(&peer_index, &p->src);
+	why = check_outer(node, tunnel, peer);
 	if (why != STEER)
 		return leave(why);
-	hops = outer->path.place >> 4;
-	index = outer->path.place & 0xf;
-	if (hops > 1) {
-		hop = take(c, sizeof(*hop));
-		if (!hop)
-			return leave(REASON_BAD_TUNNEL);
-		next = *hop;
-		offset += sizeof(*hop);
-	}
-	if (hops > 2) {
-		hop = take(c, sizeof(*hop));
-		if (!hop)
-			return leave(REASON_BAD_TUNNEL);
-		next = index == 0 ? next : *hop;
-		offset += sizeof(*hop);
-	}
-	why = read_inner(c, outer, p);
+	if (tunnel->gue.words & GUE_CONTROL)
+		return answer_pulse(ctx, node, p, peer);
+	hops = tunnel->path.place >> 4;
+	index = tunnel->path.place & 0xf;
+	last = index + 1 == hops;
+	asks = tunnel->path.version & PATH_ASKS;
+	differs = tunnel->path.view != node->view;
+	if (!last && !read_hop(node, &c, index, &next))
+		return leave(REASON_BAD_TUNNEL);
+	offset = (outer_size(node) + sizeof(*tunnel) + (hops - 1) * hop_size(node)) & 0x7f;
+	c = frame_of(ctx);
+	skip(&c, p->l3 + offset, 0xff);
+	why = read_inner(&c, tunnel->gue.protocol, p);
 	if (why != STEER)
 		return leave(DROPS >> why & 1 ? why : REASON_BAD_INNER);
-	if (be16(outer->ip.tot_len) != p->length + offset)
+	if (length != p->length + offset)
 		return leave(REASON_BAD_TUNNEL);
-	if (hops == 1 || p->kind == KIND_SYN)
+
+	if (p->kind == KIND_SYN ? !asks || last : p->kind == KIND_DATAGRAM)
 		return to_stack(ctx, p, offset, REASON_RECEIVED);
-	if (index + 1 == hops)	/* a miss is held back here while the view is unsettled */
-		return to_stack(ctx, p, offset, REASON_LAST_HOP);
+	hold = unlikely(differs || node->unsettled_until) && p->kind == KIND_SEGMENT &&
+	       is_unsettled(node, differs);
+	if (likely(hops == 1 && !hold))
+		return to_stack(ctx, p, offset, REASON_RECEIVED);
 	if (has_socket(ctx, p))
-		return to_stack(ctx, p, offset, REASON_FOUND);
-	return to_next_hop(ctx, node, outer, p, offset, next);
+		return to_stack(ctx, p, offset, hops == 1 ? REASON_RECEIVED :
+					last ? REASON_LAST_HOP : REASON_FOUND);
+	if (hold && last)
+		return leave(REASON_HELD);
+	if (last || !may_miss(node))
+		return to_stack(ctx, p, offset, last ? REASON_MISS_LAST_HOP : REASON_MISS_LIMIT);
+	return to_next_hop(ctx, node, p, offset, &next, length);
 }
 
 /* From a peer, in the cluster's key, and what we would have written ourselves. */
-INLINE int check_outer(const struct node *node, const struct outer *outer)
+INLINE int check_outer(const struct node *node, const struct tunnel *tunnel, const __u32 *peer)
 {
-	struct address from = mapped(outer->ip.saddr);
-	__u32 hops = outer->path.place >> 4, index = outer->path.place & 0xf;
-	const __u32 *peer;
+	__u32 hops = tunnel->path.place >> 4, index = tunnel->path.place & 0xf;
+	__u32 words = PATH_WORDS + (hops - 1) * (hop_size(node) / 4);
 
-	if (outer->path.version != PATH_VERSION || outer->gue.flags ||
-	    outer->ip.frag_off & be16(0x3fff) || hops < 1 || hops > HOPS || index >= hops ||
-	    outer->gue.words != PATH_WORDS + hops - 1)
+	if (tunnel->gue.words & GUE_CONTROL)
+		words = PULSE_WORDS | GUE_CONTROL;
+	if ((tunnel->path.version & ~PATH_ASKS) != PATH_VERSION || tunnel->gue.flags ||
+	    hops < 1 || hops > HOPS || index >= hops || tunnel->gue.words != words)
 		return REASON_BAD_TUNNEL;
 	if (!(node->flags & NODE_TUNNELS) ||
-	    (outer->path.tag != node->tag[0] && outer->path.tag != node->tag[1]))
+	    (tunnel->path.tag != node->tag[0] && tunnel->path.tag != node->tag[1]))
 		return REASON_BAD_TAG;
-	peer = bpf_map_lookup_elem(&peer_index, &from);
 	return peer && *peer != SELF ? STEER : REASON_STRANGER;
 }
 
-INLINE int read_inner(struct cursor *c, struct outer *outer, struct packet *p)
+INLINE int read_hop(const struct node *node, struct cursor *c, __u64 index, struct address *hop)
+{
+	__u64 size = hop_size(node);
+	struct address *long_hop;
+	__be32 *word;
+
+	skip(c, index * size, 0x1f);
+	if (likely(size == sizeof(*word))) {
+		word = take(c, sizeof(*word));
+		if (word)
+			*hop = mapped(*word);
+		return !!word;
+	}
+	long_hop = take(c, sizeof(*long_hop));
+	if (long_hop)
+		*hop = *long_hop;
+	return !!long_hop;
+}
+
+INLINE int read_inner(struct cursor *c, __u8 protocol, struct packet *p)
 {
 	struct ipv6hdr *ip6;
 	struct iphdr *ip;
 
-	if (outer->gue.protocol == IPPROTO_IPIP) {
+	if (protocol == IPPROTO_IPIP) {
 		ip = take(c, sizeof(*ip));
 		return ip ? read_vip4(c, ip, p) : REASON_SHORT;
 	}
-	if (outer->gue.protocol == IPPROTO_IPV6) {
+	if (protocol == IPPROTO_IPV6) {
 		ip6 = take(c, sizeof(*ip6));
 		return ip6 ? read_vip6(c, ip6, p) : REASON_SHORT;
 	}
@@ -394,12 +445,20 @@ INLINE int read_inner(struct cursor *c, struct outer *outer, struct packet *p)
 }
 
 /* Takes the outer headers away: Ethernet and its tags move up to the packet. */
-INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u32 offset, __u32 reason)
+INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u64 offset, __u32 reason)
 {
-	const struct vlan_header *from = (void *)p->macs;
-	struct vlan_header *to = p->ip - p->l3;
-	__be16 *type = p->ip - sizeof(*type);
+	struct cursor c = frame_of(ctx), end = c;
+	const struct vlan_header *from = take(&c, sizeof(*from));
+	struct vlan_header *to;
+	__be16 *type;
 
+	c = end;
+	skip(&c, offset, 0x7f);
+	to = take(&c, sizeof(*to));
+	skip(&end, offset + p->l3 - sizeof(*type), 0xff);
+	type = take(&end, sizeof(*type));
+	if (!from || !to || !type)
+		return leave(REASON_SHORT);	/* cannot be: the inner packet was read */
 	to->macs = from->macs;
 	if (p->l3 > sizeof(struct ethhdr))
 		to->tag[0] = from->tag[0];
@@ -412,14 +471,16 @@ INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u32 offset, __
 }
 
 /* Sends the packet on in its tunnel, with the next of its hops as destination. */
-INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *outer,
-		       struct packet *p, __u32 offset, __be32 next)
+INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 offset,
+		       const struct address *next, __u32 length)
 {
-	struct address address = mapped(next);
-	__u32 *index = bpf_map_lookup_elem(&peer_index, &address);
-	__u32 length = be16(outer->ip.tot_len);
+	__u32 *index = bpf_map_lookup_elem(&peer_index, next);
 	const struct peer *to;
+	struct tunnel *tunnel;
 	struct macs arrived;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+	struct cursor c;
 
 	if (!index)
 		return leave(REASON_UNKNOWN_HOP);
@@ -434,10 +495,27 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct outer *oute
 		return leave(REASON_SHORT);
 	if (!age(p->ip))
 		return leave(REASON_HOP_LIMIT);
-	outer->path.place++;
-	outer->udp.check = 0;
-	write_outer_ip(&outer->ip, node->address.word[3], next, length);
+	c = frame_of(ctx);
 	arrived = *p->macs;
+	skip(&c, p->l3 + outer_size(node), 0x7f);
+	tunnel = take(&c, sizeof(*tunnel));
+	if (!tunnel)
+		return leave(REASON_SHORT);
+	tunnel->path.place++;
+	tunnel->udp.check = 0;
+	c = frame_of(ctx);
+	skip(&c, p->l3, 0x1f);
+	if (likely(node->outer_ip == sizeof(*ip))) {
+		ip = take(&c, sizeof(*ip));
+		if (!ip)
+			return leave(REASON_SHORT);
+		write_outer_ip(ip, node->address.word[3], next->word[3], length);
+	} else {
+		ip6 = take(&c, sizeof(*ip6));
+		if (!ip6)
+			return leave(REASON_SHORT);
+		write_outer_ip6(ip6, &node->address, next, length);
+	}
 	if (p->l3 != sizeof(struct ethhdr) &&
 	    bpf_xdp_adjust_head(ctx, p->l3 - sizeof(struct ethhdr)))
 		return leave(REASON_HEADROOM);
@@ -451,16 +529,30 @@ INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrive
 	const struct clock *clock = this_clock();
 	struct cursor c = frame_of(ctx);
 	struct ethhdr *eth = take(&c, sizeof(*eth));
+	__be16 type = outer_type(node);
+	struct vlan_header *tagged;
 
 	if (!eth)
 		return leave(REASON_HEADROOM);
 	if (unlikely(!clock || clock->now >= to->valid_until)) {
 		*(struct macs *)eth = *arrived;
-		eth->h_proto = be16(ETH_P_IP);
+		eth->h_proto = type;
 		return send_by_kernel(ctx, node, eth, to, length, reason);
 	}
-	*(struct macs *)eth = to->macs;
-	eth->h_proto = be16(ETH_P_IP);
+	if (unlikely(to->vlan)) {
+		if (bpf_xdp_adjust_head(ctx, -(int)sizeof(struct vlan)))
+			return leave(REASON_HEADROOM);
+		c = frame_of(ctx);
+		tagged = take(&c, sizeof(*tagged));
+		if (!tagged)
+			return leave(REASON_HEADROOM);
+		tagged->macs = to->macs;
+		tagged->tag[0] = be16(ETH_P_8021Q) | (__u32)to->vlan << 16;
+		*(__be16 *)&tagged->tag[1] = type;
+	} else {
+		*(struct macs *)eth = to->macs;
+		eth->h_proto = type;
+	}
 	if (to->flags & PEER_BOUNCE && to->ifindex == ctx->ingress_ifindex)
 		return sent(XDP_TX, reason);
 	return sent(bpf_redirect(to->ifindex, 0), reason);
@@ -474,16 +566,22 @@ INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *
 			  const struct peer *to, __u32 length, __u32 reason)
 {
 	struct bpf_fib_lookup way = {
-		.family = AF_INET,
 		.l4_protocol = IPPROTO_UDP,
 		.tot_len = length,
 		.ifindex = ctx->ingress_ifindex,
-		.ipv4_src = node->address.word[3],
-		.ipv4_dst = to->address.word[3],
 	};
 
-	if (to->flags & PEER_BY_KERNEL)
+	if (to->flags & PEER_BY_KERNEL || to->vlan)
 		return leave(REASON_UNRESOLVED);
+	if (likely(node->outer_ip == sizeof(struct iphdr))) {
+		way.family = AF_INET;
+		way.ipv4_src = node->address.word[3];
+		way.ipv4_dst = to->address.word[3];
+	} else {
+		way.family = AF_INET6;
+		__builtin_memcpy(way.ipv6_src, &node->address, sizeof(node->address));
+		__builtin_memcpy(way.ipv6_dst, &to->address, sizeof(to->address));
+	}
 	switch (bpf_fib_lookup(ctx, &way, sizeof(way), 0)) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 		__builtin_memcpy(eth->h_dest, way.dmac, sizeof(eth->h_dest));
@@ -497,6 +595,63 @@ INLINE int send_by_kernel(struct xdp_md *ctx, struct node *node, struct ethhdr *
 		return leave(REASON_TOO_BIG);
 	}
 	return leave(REASON_UNRESOLVED);
+}
+
+/*
+ * Answers a peer that asks whether this node lives: the question goes back the
+ * way it came, with our view and the age of our workers' pulse. Other messages,
+ * answers among them, end here: who asked by a socket gets them there.
+ */
+INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struct packet *p,
+			const __u32 *index)
+{
+	const struct clock *clock = this_clock();
+	__u32 zero = 0, by = *index;
+	struct pulse *beat = bpf_map_lookup_elem(&pulse, &zero);
+	const struct peer *peer = bpf_map_lookup_elem(&peers, &by);
+	struct pulse_message *message;
+	struct cursor c = frame_of(ctx);
+	struct macs *macs = take(&c, sizeof(*macs));
+	struct tunnel *tunnel;
+	struct ipv6hdr *ip6;
+	struct iphdr *ip;
+	__be16 port;
+
+	if (!macs || !clock || !beat || !peer)
+		return leave(REASON_BAD_TUNNEL);
+	turn_round(macs);
+	c = frame_of(ctx);
+	skip(&c, p->l3 + outer_size(node), 0x7f);
+	tunnel = take(&c, sizeof(*tunnel));
+	message = take(&c, sizeof(*message));
+	if (!tunnel || !message || tunnel->gue.protocol != PULSE_QUESTION)
+		return leave(REASON_BAD_TUNNEL);
+	message->age = be32(beat->at ? (__u32)((clock->now - beat->at) / 1000000) : NEVER);
+	tunnel->gue.protocol = PULSE_ANSWER;
+	tunnel->path.view = node->view;
+	tunnel->path.tag = node->tag[0];
+	port = tunnel->udp.source;
+	tunnel->udp.source = tunnel->udp.dest;
+	tunnel->udp.dest = port;
+	tunnel->udp.check = 0;
+	c = frame_of(ctx);
+	skip(&c, p->l3, 0x1f);
+	if (likely(node->outer_ip == sizeof(struct iphdr))) {
+		ip = take(&c, sizeof(*ip));
+		if (!ip)
+			return leave(REASON_BAD_TUNNEL);
+		ip->daddr = ip->saddr;
+		ip->saddr = node->address.word[3];
+	} else {
+		ip6 = take(&c, sizeof(*ip6));
+		if (!ip6)
+			return leave(REASON_BAD_TUNNEL);
+		ip6->daddr = ip6->saddr;
+		__builtin_memcpy(&ip6->saddr, &node->address, sizeof(node->address));
+	}
+	if (peer->flags & PEER_BOUNCE && peer->ifindex == ctx->ingress_ifindex)
+		return sent(XDP_TX, REASON_PULSE);
+	return sent(bpf_redirect(ctx->ingress_ifindex, 0), REASON_PULSE);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

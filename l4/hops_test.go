@@ -108,6 +108,17 @@ func tunnelled(inner []byte, place byte, hops ...lb.Member) []byte {
 	return tunnelledFrom(edge1.Address, inner, place, hops...)
 }
 
+// agreeing gives an encapsulated frame the view that the rig has.
+func (r *rig) agreeing(f []byte) []byte { return r.agreeingBehind(f, 0) }
+
+func (r *rig) agreeingBehind(f []byte, tags int) []byte {
+	view := 14 + tags + 20 + 8 + 4 + 2
+	if len(f) >= view+2 {
+		copy(f[view:], r.have.node.View[:])
+	}
+	return f
+}
+
 func tunnelledFrom(from netip.Addr, inner []byte, place byte, hops ...lb.Member) []byte {
 	packet := inner[14:]
 	if packet[0]>>4 == 4 {
@@ -141,7 +152,8 @@ func TestAtAHop(t *testing.T) {
 		place    byte
 	}{
 		{"the one hop takes it unseen", tunnelled(unknown, 0x10), pass, lb.XDPReceived, netip.Addr{}, 0},
-		{"the last of two takes it unseen", tunnelled(unknown, 0x21, edge2), pass, lb.XDPLastHop, netip.Addr{}, 0},
+		{"the last of two does not know the flow", tunnelled(unknown, 0x21, edge2), pass, lb.XDPMissLastHop, netip.Addr{}, 0},
+		{"the last of two knows the flow", tunnelled(known, 0x21, edge2), pass, lb.XDPLastHop, netip.Addr{}, 0},
 		{"the first of two knows the flow", tunnelled(known, 0x20, edge3), pass, lb.XDPFound, netip.Addr{}, 0},
 		{"the first of two does not know the flow", tunnelled(unknown, 0x20, edge3), redirect, lb.XDPMissed, edge3.Address, 0x21},
 		{"the second of three does not know the flow", tunnelled(unknown, 0x31, edge2, edge3), redirect, lb.XDPMissed, edge3.Address, 0x32},
@@ -150,7 +162,7 @@ func TestAtAHop(t *testing.T) {
 		{"a hop that is us is here", tunnelled(unknown, 0x20, edge2), pass, lb.XDPLastHop, netip.Addr{}, 0},
 		{"the next hop is no peer", tunnelled(unknown, 0x20, edge4), drop, lb.XDPUnknownHop, netip.Addr{}, 0},
 	} {
-		verdict, reason, out := r.run(c.frame)
+		verdict, reason, out := r.run(r.agreeing(c.frame))
 		if verdict != c.verdict || reason != c.reason {
 			t.Errorf("%s: verdict %d for %s, want %d for %s", c.sentence, verdict, reason, c.verdict, c.reason)
 			continue
@@ -183,13 +195,13 @@ func TestWhatIsNoTunnelOfOursIsDropped(t *testing.T) {
 		reason   lb.Reason
 	}{
 		{"a header that is not whole", cut(good(), gue+11), lb.XDPBadTunnel},
-		{"hops that are not whole", cut(tunnelled(segment("A"), 0x30, edge1, edge3), gue+12+7), lb.XDPBadTunnel},
+		{"hops that are not whole", cut(tunnelled(segment("A"), 0x30, edge1, edge3), gue+12+3), lb.XDPBadTunnel},
 		{"GUE control message", edit(good(), gue, 0x22), lb.XDPBadTunnel},
 		{"GUE version 1", edit(good(), gue, 0x42), lb.XDPBadTunnel},
 		{"GUE flags", edit(good(), gue+2, 0x80), lb.XDPBadTunnel},
 		{"an unknown inner protocol", edit(good(), gue+1, 17), lb.XDPBadTunnel},
 		{"version 2 of the path", edit(good(), gue+4, 0x20), lb.XDPBadTunnel},
-		{"a flag that we do not know", edit(good(), gue+4, 0x11), lb.XDPBadTunnel},
+		{"a flag that we do not know", edit(good(), gue+4, 0x12), lb.XDPBadTunnel},
 		{"no hops", edit(good(), gue+5, 0x00), lb.XDPBadTunnel},
 		{"four hops", edit(edit(good(), gue+5, 0x40), gue, 5), lb.XDPBadTunnel},
 		{"more hops than the length says", edit(good(), gue+5, 0x20), lb.XDPBadTunnel},
@@ -209,7 +221,7 @@ func TestWhatIsNoTunnelOfOursIsDropped(t *testing.T) {
 			t.Errorf("%s: verdict %d for %s, want drop for %s", c.sentence, verdict, reason, c.reason)
 		}
 	}
-	if verdict, reason, _ := r.run(padded); verdict != pass || reason != lb.XDPReceived {
+	if verdict, reason, _ := r.run(r.agreeing(padded)); verdict != pass || reason != lb.XDPReceived {
 		t.Errorf("Ethernet padding behind the packet: verdict %d for %s, want pass", verdict, reason)
 	}
 	deaf := steering(edge2, only(edge1, edge2, edge3))
@@ -226,13 +238,13 @@ func TestTunnelsThroughAVLANKeepTheTag(t *testing.T) {
 		for range tags {
 			in = append(append(bytes.Clone(in[:12]), 0x81, 0, 0, 5), in[12:]...)
 		}
-		verdict, reason, out := r.run(in)
+		verdict, reason, out := r.run(r.agreeingBehind(in, 4*tags))
 		want := append(bytes.Clone(in[:14+4*tags]), segment("A")[14:]...)
 		if verdict != pass || reason != lb.XDPReceived || !bytes.Equal(out, want) {
 			t.Errorf("%d tags: verdict %d for %s, out\n% x, want\n% x", tags, verdict, reason, out, want)
 		}
 		in = append(bytes.Clone(in[:14+4*tags]), tunnelled(segment("A"), 0x20, edge3)[14:]...)
-		verdict, reason, out = r.run(in)
+		verdict, reason, out = r.run(r.agreeingBehind(in, 4*tags))
 		if verdict != redirect || reason != lb.XDPMissed || !bytes.Equal(out[12:14], []byte{8, 0}) {
 			t.Errorf("%d tags, sent on: verdict %d for %s, out % x", tags, verdict, reason, out)
 		}

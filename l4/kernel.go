@@ -155,10 +155,7 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 	case tableRows:
 		k.rows.store(int(w.key.(uint32)), w.value.(uint64))
 	case tableNode:
-		v := w.value.(bpf.Node)
-		for i, word := range asWords(&v) {
-			k.node.store(i, word)
-		}
+		k.storeNode(w.value.(bpf.Node))
 	case tablePeers:
 		k.putPeer(w)
 	case tablePeerIndex:
@@ -181,6 +178,12 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 		return k.putRing(w)
 	}
 	return nil
+}
+
+func (k *kernel) storeNode(n bpf.Node) {
+	for i, word := range asWords(&n) {
+		k.node.store(i, word)
+	}
 }
 
 func putMap(m *ebpf.Map, w write) error {

@@ -13,6 +13,7 @@ package l4
 import (
 	"bytes"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -54,6 +55,7 @@ type Datapath struct {
 	arp     arp
 	stop    chan struct{} // closed by Close: ends runWays
 	hurry   chan struct{} // some peer's way is not known: runWays looks again soon
+	prober  *prober       // nil: peers are not asked whether they live
 	done    sync.WaitGroup
 
 	closed   sync.Once
@@ -72,8 +74,11 @@ type Datapath struct {
 	mss      int             // that VIPs' listening sockets are limited to; 0: not
 	fabric   int             // the smallest MTU of the ways to peers; 0: no peers
 	trouble  []string        // what the last Apply could not do and need not
+	down     []netip.Addr    // peers that do not answer for a moment
+	silent   []netip.Addr    // peers that do not answer for longer
 
-	turned map[uint32]time.Time // when a service's ring last changed, until it is settled
+	unsettled unsettled
+	turned    map[uint32]time.Time // when a service's ring last changed, until it is settled
 }
 
 // Report says honestly how packets are steered, and why not better.
@@ -180,6 +185,7 @@ func (d *Datapath) open() (err error) {
 	} else {
 		d.attachAll()
 		d.done.Go(d.runWays)
+		d.probe()
 	}
 	if d.have.routes, err = d.routes.list(); err != nil {
 		return err
@@ -188,6 +194,17 @@ func (d *Datapath) open() (err error) {
 		return d.required()
 	}
 	return nil
+}
+
+// probe begins to ask peers whether they live; none is suspected without.
+func (d *Datapath) probe() {
+	var err error
+	if d.prober, err = newProber(d.planner.address); err != nil {
+		d.options.Log.Debug("peers are not asked whether they live", "err", err)
+	} else {
+		d.done.Go(d.prober.runAnswers)
+	}
+	d.done.Go(d.runProbes)
 }
 
 // load brings programs and maps into the kernel; it says why it could not.
@@ -287,6 +304,9 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		return fmt.Errorf("plan the datapath: %w", err)
 	}
 	d.writes, d.trouble = 0, nil
+	if want.node.View != d.have.node.View {
+		d.unsettled.renew(&want.node, monotonic())
+	}
 	if len(want.routes) > 0 {
 		d.tolerate(d.arp.set())
 	}
@@ -306,6 +326,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		d.tolerate(d.arp.restore())
 	}
 	d.steering, d.derived = s, d.planner.last
+	d.prober.follow(d.probed(), firstTag(s.Tags), binary.BigEndian.Uint16(want.node.View[:]))
 	if !d.refreshWays() {
 		select {
 		case d.hurry <- struct{}{}:
@@ -313,6 +334,13 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		}
 	}
 	return d.limitSegments()
+}
+
+func firstTag(tags []uint32) uint32 {
+	if len(tags) == 0 {
+		return 0
+	}
+	return tags[0]
 }
 
 func (d *Datapath) put(w write, sockets map[uint64]int) error {
@@ -408,6 +436,9 @@ func (d *Datapath) refreshWays() bool {
 		case asked != nil:
 			d.unknown[asked.Error()] = true
 		}
+		if slices.Contains(d.down, address.Addr()) {
+			p.Flags |= bpf.PeerDown
+		}
 		d.kernel.storePeer(index, p)
 		if d.fabric == 0 || int(p.MTU) < d.fabric {
 			d.fabric = int(p.MTU)
@@ -477,8 +508,8 @@ func (d *Datapath) Close() error {
 
 func (d *Datapath) close() error {
 	close(d.stop)
+	errs := []error{d.prober.close()}
 	d.done.Wait()
-	var errs []error
 	if d.attach != nil {
 		errs = append(errs, d.attach.close())
 	}

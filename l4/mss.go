@@ -11,7 +11,12 @@ import (
 )
 
 // maxOverhead is what the longest list of hops adds to a packet.
-const maxOverhead = bpf.Overhead + (maxChain-1)*bpf.HopOverhead
+func maxOverhead(node netip.Addr) int {
+	if node.Is6() {
+		return bpf.Overhead6 + (maxChain-1)*bpf.HopOverhead6
+	}
+	return bpf.Overhead + (maxChain-1)*bpf.HopOverhead
+}
 
 // headers of a segment without options, by IP version.
 const (
@@ -21,8 +26,8 @@ const (
 
 // segmentLimit is the MSS to ask clients for, so that their longest packets
 // still fit the fabric in their encapsulation; 0 when all of them do.
-func segmentLimit(vip netip.Addr, clients, fabric int) int {
-	room := fabric - maxOverhead
+func segmentLimit(vip netip.Addr, clients, fabric, overhead int) int {
+	room := fabric - overhead
 	if fabric == 0 || room >= clients {
 		return 0
 	}
@@ -41,7 +46,7 @@ func (d *Datapath) limitSegments() error {
 		if !d.isVIP(b.Bind.Addr()) {
 			continue
 		}
-		limit := segmentLimit(b.Bind.Addr().Unmap(), clients, d.fabric)
+		limit := segmentLimit(b.Bind.Addr().Unmap(), clients, d.fabric, maxOverhead(d.planner.address))
 		if limit > 0 && (d.mss == 0 || limit < d.mss) {
 			d.mss = limit
 		}

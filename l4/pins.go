@@ -16,7 +16,7 @@ import (
 
 // version is of the maps' layout. A lbd that needs another one uses another
 // directory.
-const version = "v1"
+const version = "v2"
 
 // pins is the directory where the kernel keeps a datapath while no process
 // holds it: map_rows, link_xdp_eth0 and so on.
@@ -142,6 +142,7 @@ func (k *kernel) maps() map[string]*ebpf.Map {
 		"counters": k.Counters, "clock": k.Clock, "scratch": k.Scratch,
 		tableServices: k.Services, tableBackends: k.Objects.Backends, tableRings: k.Objects.Rings,
 		"backend_index": k.BackendIndex, "flows": k.Flows, "traffic": k.Traffic,
+		"pulse": k.Pulse, "doubt": k.Doubt, "allowance": k.Allowance,
 	}
 }
 

@@ -189,9 +189,9 @@ func TestPlansThatAreRefused(t *testing.T) {
 	}
 	six := steering(edge1, only(edge1, lb.Member{Name: "edge-6", Address: netip.MustParseAddr("fd00::6"), Weight: 1}))
 	for want, s := range map[string]lb.Steering{
-		"VIP 192.0.2.10 has more than 64 ports":     many,
-		"192.0.2.10:80 has 257 slots: at most 256":  wide,
-		"member edge-6 has the address fd00::6: pa": six,
+		"VIP 192.0.2.10 has more than 64 ports":                        many,
+		"192.0.2.10:80 has 257 slots: at most 256":                     wide,
+		"member edge-6 has the address fd00::6 and this node 10.0.0.1": six,
 	} {
 		p := testPlanner()
 		if _, err := p.plan(s, newTables(make([]uint64, lb.Rows))); err == nil || !strings.HasPrefix(err.Error(), want) {

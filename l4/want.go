@@ -26,6 +26,11 @@ var limits = []struct {
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
 }
 
+// missesPerTick is how many packets without a socket one CPU sends on to an
+// earlier owner, at most, in 250 ms. What drains a whole node needs stays far
+// below it; a scan with ACKs beyond it ends at the current owner.
+const missesPerTick = 250_000
+
 // A planner derives tables from a Steering. It keeps what is costly and what
 // must not change between two calls: the rows of each epoch.
 type planner struct {
@@ -65,7 +70,7 @@ func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 	if err != nil {
 		return tables{}, err
 	}
-	if err := planVIPs(s.VIPs, numbers, have, &want); err != nil {
+	if err := planVIPs(s, numbers, have, &want); err != nil {
 		return tables{}, err
 	}
 	want.node = p.planNode(s, have, want)
@@ -78,8 +83,12 @@ func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
 		YoungUntil:     have.node.YoungUntil,
 		UnsettledUntil: have.node.UnsettledUntil,
 	}
-	if p.address.Is4() {
+	if p.address.IsValid() {
 		n.Address = bpf.AddressOf(p.address)
+	}
+	n.OuterIP, n.Misses = 20, missesPerTick
+	if p.address.Is6() {
+		n.OuterIP = 40
 	}
 	binary.BigEndian.PutUint16(n.View[:], lb.View(s.Epochs))
 	for i, tag := range s.Tags {
@@ -147,11 +156,11 @@ func bindKey(b netip.AddrPort) bpf.BindKey {
 
 // planRows numbers the peers and writes the rows with these numbers.
 func (p *planner) planRows(s lb.Steering, have tables, want *tables) error {
-	if p.address.Is4() {
+	if p.address.IsValid() {
 		want.peers[bpf.Self] = bpf.AddressOf(p.address)
 	}
 	d := p.derive(s.Epochs)
-	local, err := number(d.members, s.Self, have, want)
+	local, err := p.number(d.members, s.Self, have, want)
 	if err != nil {
 		return err
 	}
@@ -193,7 +202,7 @@ func (d *derivation) pack(local []uint16) []uint64 {
 }
 
 // number returns the local index of each member.
-func number(members []lb.Member, self string, have tables, want *tables) ([]uint16, error) {
+func (p *planner) number(members []lb.Member, self string, have tables, want *tables) ([]uint16, error) {
 	index := inverse(have.peers)
 	free := freeNumbers(have.peers, bpf.Peers, bpf.Self+1)
 	local := make([]uint16, len(members))
@@ -202,8 +211,8 @@ func number(members []lb.Member, self string, have tables, want *tables) ([]uint
 			local[i] = bpf.Self
 			continue
 		}
-		if !m.Address.Is4() {
-			return nil, fmt.Errorf("member %s has the address %s: packets are encapsulated in IPv4 only", m.Name, m.Address)
+		if m.Address.Is4() != p.address.Is4() {
+			return nil, fmt.Errorf("member %s has the address %s and this node %s: one fabric has one IP version", m.Name, m.Address, p.address)
 		}
 		address := bpf.AddressOf(m.Address)
 		at, known := index[address]
@@ -238,8 +247,8 @@ func (p *planner) forget(epochs []lb.Epoch) {
 
 // planVIPs gives each VIP address a place in the table and its ports a number.
 // Changed ports get a new number, so that the change is one store.
-func planVIPs(vips []lb.VIP, services map[lb.VIP]uint32, have tables, want *tables) error {
-	served, err := portsOf(vips, services)
+func planVIPs(s lb.Steering, services map[lb.VIP]uint32, have tables, want *tables) error {
+	served, err := portsOf(s, services)
 	if err != nil {
 		return err
 	}
@@ -268,8 +277,8 @@ func planVIPs(vips []lb.VIP, services map[lb.VIP]uint32, have tables, want *tabl
 }
 
 // portsOf lists what each VIP address serves, any port last.
-func portsOf(vips []lb.VIP, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP, error) {
-	vips = slices.AppendSeq(slices.Clone(vips), maps.Keys(services))
+func portsOf(s lb.Steering, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP, error) {
+	vips := slices.AppendSeq(slices.Clone(s.VIPs), maps.Keys(services))
 	slices.SortFunc(vips, func(a, b lb.VIP) int {
 		return cmp.Or(a.Addr.Compare(b.Addr), -cmp.Compare(a.Port, b.Port), cmp.Compare(a.Protocol, b.Protocol))
 	})
@@ -282,6 +291,12 @@ func portsOf(vips []lb.VIP, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP
 		}
 		port := &value.Port[value.Ports]
 		port.Protocol, port.Service = uint8(v.Protocol), services[v]
+		if slices.Contains(s.Here, v) {
+			port.Flags |= bpf.ServedHere
+		}
+		if slices.Contains(s.WasHere, v) {
+			port.Flags |= bpf.ServedWasHere
+		}
 		binary.BigEndian.PutUint16(port.Port[:], v.Port)
 		value.Ports++
 		served[address] = value

@@ -53,21 +53,43 @@ func (w ways) find(address netip.Addr) (p bpf.Peer, asked error) {
 	if next == nil {
 		next = address.AsSlice()
 	}
-	if !redirectable(iface) {
+	device, tag, err := w.under(iface)
+	if err != nil {
+		return p, fmt.Errorf("interface to peer %s: %w", address, err)
+	}
+	if !redirectable(device) {
 		p.Flags = bpf.PeerByKernel
 		return p, fmt.Errorf("peer %s is behind %s, a %s: %w", address, iface.Attrs().Name, iface.Type(), errByKernel)
 	}
-	mac, err := w.neighbour(iface.Attrs().Index, next)
+	mac, err := w.neighbour(route.LinkIndex, next)
 	if err != nil {
+		if device != iface {
+			p.Flags = bpf.PeerByKernel // it adds the tag itself
+		}
 		return p, fmt.Errorf("MAC address of peer %s: %w", address, err)
 	}
 	copy(p.MACs[0][:], mac)
 	copy(p.MACs[1][:], iface.Attrs().HardwareAddr)
-	if iface.Type() != "veth" {
+	p.Ifindex, p.VLAN = uint32(device.Attrs().Index), tag
+	if device.Type() != "veth" {
 		p.Flags |= bpf.PeerBounce // a veth takes no XDP_TX unless its peer has XDP, too
 	}
 	p.ValidUntil = monotonic() + uint64(wayHolds)
 	return p, nil
+}
+
+// under returns the device that a VLAN's frames leave by, and their tag. Only
+// one tag is pushed: a VLAN on a VLAN is sent to by the kernel.
+func (w ways) under(iface netlink.Link) (netlink.Link, [2]byte, error) {
+	v, is := iface.(*netlink.Vlan)
+	if !is || v.VlanProtocol != netlink.VLAN_PROTOCOL_8021Q {
+		return iface, [2]byte{}, nil
+	}
+	parent, err := w.network.LinkByIndex(v.ParentIndex)
+	if err != nil || !redirectable(parent) {
+		return iface, [2]byte{}, err
+	}
+	return parent, [2]byte{byte(v.VlanId >> 8), byte(v.VlanId)}, nil
 }
 
 // redirectable: hardware and veth; all else has its own way of sending.
@@ -77,7 +99,7 @@ func redirectable(l netlink.Link) bool {
 
 // neighbour returns the MAC address of next, and has the kernel confirm it.
 func (w ways) neighbour(iface int, next net.IP) (net.HardwareAddr, error) {
-	list, err := w.network.NeighList(iface, netlink.FAMILY_V4)
+	list, err := w.network.NeighList(iface, familyOf(next))
 	if err != nil {
 		return nil, err
 	}
@@ -93,10 +115,17 @@ func (w ways) neighbour(iface int, next net.IP) (net.HardwareAddr, error) {
 	return nil, fmt.Errorf("%s is not resolved yet", next)
 }
 
+func familyOf(ip net.IP) int {
+	if ip.To4() != nil {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
 // ask has the kernel resolve or confirm a neighbour, as if it had a packet.
 func (w ways) ask(iface int, next net.IP) {
 	// An error shows in the next refresh: the neighbour is still unknown.
 	_ = w.network.NeighSet(&netlink.Neigh{
-		LinkIndex: iface, Family: netlink.FAMILY_V4, IP: next, Flags: netlink.NTF_USE,
+		LinkIndex: iface, Family: familyOf(next), IP: next, Flags: netlink.NTF_USE,
 	})
 }

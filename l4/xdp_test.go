@@ -189,6 +189,7 @@ type outer struct {
 	from, to netip.Addr
 	port     uint16
 	place    byte
+	flags    byte
 	view     uint16
 	tag      uint32
 	extra    []netip.Addr
@@ -215,7 +216,7 @@ func readOuter(t *testing.T, f []byte) (o outer) {
 	hops := int(g[5] >> 4)
 	inner := 12 + 4*(hops-1)
 	protocol := map[byte]byte{4: 4, 6: 41}[g[inner]>>4]
-	if g[0] != byte(2+hops-1) || g[1] != protocol || g[2] != 0 || g[3] != 0 || g[4] != 0x10 {
+	if g[0] != byte(2+hops-1) || g[1] != protocol || g[2] != 0 || g[3] != 0 || g[4]&^1 != 0x10 {
 		t.Errorf("GUE header % x of %d hops", g[:12], hops)
 	}
 	for i := range hops - 1 {
@@ -224,7 +225,7 @@ func readOuter(t *testing.T, f []byte) (o outer) {
 	}
 	o.from, _ = netip.AddrFromSlice(ip.SrcIP)
 	o.to, _ = netip.AddrFromSlice(ip.DstIP)
-	o.port, o.place = uint16(u.SrcPort), g[5]
+	o.port, o.place, o.flags = uint16(u.SrcPort), g[5], g[4]&0xf
 	o.view, o.tag = binary.BigEndian.Uint16(g[6:]), binary.BigEndian.Uint32(g[8:])
 	o.inner = g[inner:]
 	return o

@@ -83,7 +83,7 @@ func (b *bench) fill() error {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return err
 	}
-	node := bpf.Node{Seed: [2]uint64{1, 2}, Address: bpf.AddressOf(self), Flags: bpf.NodeTunnels}
+	node := bpf.Node{Seed: [2]uint64{1, 2}, Address: bpf.AddressOf(self), Flags: bpf.NodeTunnels, OuterIP: 20, Misses: 1 << 31}
 	for i := range node.Tag {
 		binary.BigEndian.PutUint32(node.Tag[i][:], tag)
 	}

@@ -16,16 +16,19 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	measureMapAllowance      = "allowance"
 	measureMapBackendIndex   = "backend_index"
 	measureMapBackends       = "backends"
 	measureMapBinds          = "binds"
 	measureMapClock          = "clock"
 	measureMapCounters       = "counters"
+	measureMapDoubt          = "doubt"
 	measureMapFlows          = "flows"
 	measureMapNode           = "node"
 	measureMapPeerIndex      = "peer_index"
 	measureMapPeers          = "peers"
 	measureMapPlan           = "plan"
+	measureMapPulse          = "pulse"
 	measureMapRings          = "rings"
 	measureMapRows           = "rows"
 	measureMapScratch        = "scratch"
@@ -100,16 +103,19 @@ type measureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type measureMapSpecs struct {
+	Allowance    *ebpf.MapSpec `ebpf:"allowance"`
 	BackendIndex *ebpf.MapSpec `ebpf:"backend_index"`
 	Backends     *ebpf.MapSpec `ebpf:"backends"`
 	Binds        *ebpf.MapSpec `ebpf:"binds"`
 	Clock        *ebpf.MapSpec `ebpf:"clock"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
+	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers        *ebpf.MapSpec `ebpf:"peers"`
 	Plan         *ebpf.MapSpec `ebpf:"plan"`
+	Pulse        *ebpf.MapSpec `ebpf:"pulse"`
 	Rings        *ebpf.MapSpec `ebpf:"rings"`
 	Rows         *ebpf.MapSpec `ebpf:"rows"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
@@ -146,16 +152,19 @@ func (o *measureObjects) Close() error {
 //
 // It can be passed to loadMeasureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type measureMaps struct {
+	Allowance    *ebpf.Map `ebpf:"allowance"`
 	BackendIndex *ebpf.Map `ebpf:"backend_index"`
 	Backends     *ebpf.Map `ebpf:"backends"`
 	Binds        *ebpf.Map `ebpf:"binds"`
 	Clock        *ebpf.Map `ebpf:"clock"`
 	Counters     *ebpf.Map `ebpf:"counters"`
+	Doubt        *ebpf.Map `ebpf:"doubt"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Node         *ebpf.Map `ebpf:"node"`
 	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
 	Peers        *ebpf.Map `ebpf:"peers"`
 	Plan         *ebpf.Map `ebpf:"plan"`
+	Pulse        *ebpf.Map `ebpf:"pulse"`
 	Rings        *ebpf.Map `ebpf:"rings"`
 	Rows         *ebpf.Map `ebpf:"rows"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
@@ -168,16 +177,19 @@ type measureMaps struct {
 
 func (m *measureMaps) Close() error {
 	return _MeasureClose(
+		m.Allowance,
 		m.BackendIndex,
 		m.Backends,
 		m.Binds,
 		m.Clock,
 		m.Counters,
+		m.Doubt,
 		m.Flows,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
 		m.Plan,
+		m.Pulse,
 		m.Rings,
 		m.Rows,
 		m.Scratch,
