@@ -204,6 +204,9 @@ func (c *ctl) configHistory() *cobra.Command {
 				if g.Current {
 					name += " (runs)"
 				}
+				if g.Lost != "" {
+					g.Action += " (lost to " + g.Lost + ")"
+				}
 				if g.Trouble != "" {
 					g.Action = "unreadable: " + g.Trouble
 				}
@@ -253,6 +256,9 @@ func (c *ctl) showApplied(a admin.Applied) error {
 		fmt.Fprintf(c.out, "Generation %s runs, built by %s.\n", a.Generation, plural(len(a.Workers), "worker"))
 	default:
 		fmt.Fprintf(c.out, "Generation %s runs.\n", a.Generation)
+	}
+	for _, v := range a.Nodes {
+		fmt.Fprintf(c.out, "node %s  %s  %s\n", v.Node, v.State, cell(v.Detail))
 	}
 	if t := a.Trial; t != nil {
 		fmt.Fprintf(c.out, "Generation %s returns in %s unless you run: lbctl config confirm\n", t.Back, span(max(0, t.Until.Sub(now()).Round(time.Second))))

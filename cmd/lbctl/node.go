@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -32,7 +33,7 @@ func (c *ctl) nodeList() *cobra.Command {
 }
 
 func nodeTable(all []admin.Node) *table {
-	t := &table{narrow: 5, heads: []string{"NODE", "STATE", "WEIGHT", "CONNECTIONS", "SYNC", "ADDRESS", "VIEW", "SINCE"}}
+	t := &table{narrow: 5, heads: []string{"NODE", "STATE", "WEIGHT", "CONNECTIONS", "SYNC", "ADDRESS", "VIEW", "GENERATION", "DOCUMENT", "SINCE"}}
 	for _, n := range all {
 		name := n.Name
 		if n.Self {
@@ -42,13 +43,17 @@ func nodeTable(all []admin.Node) *table {
 		if n.Connections != nil {
 			connections = *n.Connections
 		}
-		t.add(n.Name, name, n.State, n.Weight, connections, inSync(n), n.Address, fmt.Sprintf("%04x", n.View), age(n.Since))
+		t.add(n.Name, name, n.State, n.Weight, connections, inSync(n), n.Address, fmt.Sprintf("%04x", n.View), orDash(n.Generation), orDash(n.Document), age(n.Since))
 	}
 	return t
 }
 
+func orDash(s string) string { return cmp.Or(s, "-") }
+
 func inSync(n admin.Node) string {
 	switch {
+	case n.Drift != nil:
+		return "drifts: " + n.Drift.Document
 	case !n.Listed:
 		return "not listed"
 	case n.InSync:

@@ -15,9 +15,10 @@ type Status struct {
 	Started     time.Time  `json:"started"`
 	State       string     `json:"state"` // starting | serving | not ready | draining | empty
 	Generation  string     `json:"generation"`
-	Since       time.Time  `json:"since,omitzero"`  // of the generation
-	Trial       *Trial     `json:"trial,omitempty"` // the generation is taken back unless it is confirmed
-	Owner       string     `json:"owner"`           // of the objects: file | document
+	Document    string     `json:"document,omitempty"` // the edit of the objects, when a document owns them
+	Since       time.Time  `json:"since,omitzero"`     // of the generation
+	Trial       *Trial     `json:"trial,omitempty"`    // the generation is taken back unless it is confirmed
+	Owner       string     `json:"owner"`              // of the objects: file | document
 	File        string     `json:"file"`
 	Fastpath    Fastpath   `json:"fastpath"`
 	Connections int        `json:"connections"`
@@ -255,20 +256,37 @@ type Node struct {
 	Listed      bool      `json:"listed"` // owns rows in the current epoch
 	Weight      int       `json:"weight"`
 	View        uint16    `json:"view,omitempty"`
-	InSync      bool      `json:"in_sync"` // its view is ours
+	InSync      bool      `json:"in_sync"`              // its view and its objects are ours
+	Generation  string    `json:"generation,omitempty"` // that runs there
+	Document    string    `json:"document,omitempty"`   // the edit of the cluster's document that runs there
+	Drift       *Drift    `json:"drift,omitempty"`      // the document that cannot be built there
 	Connections *int      `json:"connections,omitempty"`
 	Since       time.Time `json:"since,omitzero"`
 }
 
+// Drift is a document of the cluster that a node cannot build.
+type Drift struct {
+	Document string `json:"document"`
+	Text     string `json:"text"` // why, with the line
+}
+
+// Verdict is what another node of the cluster made of a change.
+type Verdict struct {
+	Node   string `json:"node"`
+	State  string `json:"state"` // runs | refuses | waits | apart | away
+	Detail string `json:"detail,omitempty"`
+}
+
 // Applied is the verdict on an accepted change.
 type Applied struct {
-	Generation string   `json:"generation"`
-	Changed    bool     `json:"changed"`
-	DryRun     bool     `json:"dry_run,omitempty"`
-	Changes    []Change `json:"changes,omitempty"`
-	Notes      []string `json:"notes,omitempty"`   // what takes a restart, what was ignored
-	Workers    []Built  `json:"workers,omitempty"` // what each answered
-	Trial      *Trial   `json:"trial,omitempty"`   // it is taken back unless it is confirmed
+	Generation string    `json:"generation"`
+	Changed    bool      `json:"changed"`
+	DryRun     bool      `json:"dry_run,omitempty"`
+	Changes    []Change  `json:"changes,omitempty"`
+	Notes      []string  `json:"notes,omitempty"`   // what takes a restart, what was ignored
+	Workers    []Built   `json:"workers,omitempty"` // what each answered
+	Trial      *Trial    `json:"trial,omitempty"`   // it is taken back unless it is confirmed
+	Nodes      []Verdict `json:"nodes,omitempty"`   // what the others of the cluster made of it
 }
 
 // Built is what one worker answered to a change.
@@ -296,6 +314,7 @@ type Generation struct {
 	Owner      string    `json:"owner"`
 	Current    bool      `json:"current"`
 	Bytes      int       `json:"bytes"`
+	Lost       string    `json:"lost,omitempty"`    // to this one, made without knowing of it
 	Trouble    string    `json:"trouble,omitempty"` // why it cannot be read
 }
 

@@ -91,6 +91,9 @@ func (c control) History(context.Context) ([]admin.Generation, error) {
 			Generation: p.Generation.String(), Time: p.Time, By: p.By, Action: p.Action,
 			Owner: string(p.Owner), Bytes: p.Bytes, Current: p.Current, Trouble: p.Trouble,
 		}
+		if !p.Lost.IsZero() {
+			out[i].Lost = p.Lost.String()
+		}
 	}
 	return out, nil
 }
@@ -167,6 +170,9 @@ func applied(a node.Applied, err error) (admin.Applied, error) {
 	out := admin.Applied{Generation: a.Generation.String(), Changed: a.Changed, DryRun: a.DryRun, Notes: a.Notes, Trial: trialOf(a.Trial), Workers: builtOf(a.Workers)}
 	for _, d := range a.Changes {
 		out.Changes = append(out.Changes, admin.Change{Path: d.Path, Text: d.String(), Breaks: d.Breaks})
+	}
+	for _, v := range a.Nodes {
+		out.Nodes = append(out.Nodes, admin.Verdict(v))
 	}
 	return out, nil
 }

@@ -164,6 +164,38 @@ func (g gossip) Peers() []node.Peer {
 	return out
 }
 
+func (g gossip) Said(part string) []node.Saying {
+	said := g.Cluster.Said(part)
+	out := make([]node.Saying, len(said))
+	for i, s := range said {
+		out[i] = node.Saying(s)
+	}
+	return out
+}
+
+func (g gossip) Seal(d node.Document) string { return g.Cluster.Seal(cluster.Document(d)).Seal }
+
+func (g gossip) Offer(seal string, text []byte) error {
+	d, err := cluster.OpenDocument(seal, text)
+	if err != nil {
+		return err
+	}
+	return g.Cluster.Offer(d)
+}
+
+func (g gossip) Document() (node.Document, bool) {
+	d, ok := g.Cluster.Document()
+	return node.Document(d), ok
+}
+
+func (g gossip) Losses() []node.Document {
+	var out []node.Document
+	for _, d := range g.Cluster.Losses() {
+		out = append(out, node.Document(d))
+	}
+	return out
+}
+
 // clusterKeys reads cluster.key_file; none without.
 func clusterKeys(c *lb.ClusterSettings) ([]cluster.Key, error) {
 	if c == nil || c.KeyFile == "" {

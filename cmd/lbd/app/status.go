@@ -22,6 +22,9 @@ func statusOf(s *node.Snapshot, stats lb.Stats, reports []node.Report) admin.Sta
 		Problems: []admin.Problem{}, Notes: s.Notes,
 	}
 	out.Services = servicesOf(s.Config, out.Pools)
+	if !s.Edition.IsZero() {
+		out.Document = s.Edition.String()
+	}
 	for _, p := range s.Problems {
 		out.Problems = append(out.Problems, admin.Problem(p))
 	}
@@ -232,8 +235,9 @@ func nodesOf(s *node.Snapshot, stats lb.Stats) []admin.Node {
 	if !s.Clustered {
 		return []admin.Node{self}
 	}
-	view := lb.View(s.Epochs)
+	view, own := lb.View(s.Epochs), s.Standings[s.Name]
 	self.View = view
+	standing(&self, own)
 	all := make([]admin.Node, 0, len(s.Peers))
 	for _, p := range s.Peers {
 		if p.Self {
@@ -241,12 +245,31 @@ func nodesOf(s *node.Snapshot, stats lb.Stats) []admin.Node {
 			all = append(all, self)
 			continue
 		}
-		all = append(all, admin.Node{
+		one := admin.Node{
 			Name: p.Name, Address: p.Address.String(), State: peerState(p), Ready: p.Ready, Listed: p.Listed,
 			Weight: p.Weight, View: p.View, InSync: p.View == view, Since: p.Since,
-		})
+		}
+		if theirs, said := s.Standings[p.Name]; said {
+			one.InSync = one.InSync && theirs.Drift == nil && theirs.Objects == own.Objects
+			standing(&one, theirs)
+		}
+		all = append(all, one)
 	}
 	return all
+}
+
+// standing fills in what a node says of its configuration.
+func standing(n *admin.Node, s node.Standing) {
+	if s.Runs.IsZero() {
+		return
+	}
+	n.Generation = s.Runs.String()
+	if !s.Document.IsZero() {
+		n.Document = s.Document.String()
+	}
+	if s.Drift != nil {
+		n.Drift, n.InSync = &admin.Drift{Document: s.Drift.Document.String(), Text: s.Drift.Text}, false
+	}
 }
 
 // peerState is what we know of a peer from afar.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -24,7 +25,9 @@ type Applied struct {
 	Changes    []Difference
 	Notes      []string // what takes a restart, what was ignored
 	Workers    []Built
-	Trial      *Trial // nil: it stays
+	Trial      *Trial    // nil: it stays
+	Nodes      []Verdict // of the others in the cluster
+	shared     bool      // the cluster gets it
 }
 
 // Built is what one worker answered to a change.
@@ -38,10 +41,11 @@ type Built struct {
 // edit is a change on its way.
 type edit struct {
 	Asked
-	action string // for the history: reload, apply…
-	tries  bool   // it may be on trial
-	ends   bool   // it ends a trial
-	keep   bool   // refuse it when what is served would change
+	action string    // for the history: reload, apply…
+	tries  bool      // it may be on trial
+	ends   bool      // it ends a trial
+	keep   bool      // refuse it when what is served would change
+	from   *Document // the cluster's, which it brings here
 	// next makes the new text from the one in force.
 	next func(running) (source, error)
 }
@@ -57,6 +61,7 @@ func (n *Node) boot(ctx context.Context) error {
 	}
 	n.noteFiles(err)
 	last := n.o.State.current
+	n.running.source = n.sealed(n.running.source)
 	n.follow(n.running.listed)
 	n.find(ctx, &n.running)
 	same := last.Generation.Counter > 0 && n.running.source.same(last.source())
@@ -97,13 +102,16 @@ func (n *Node) boot(ctx context.Context) error {
 
 // next is the generation after g, made here.
 func (n *Node) next(g Generation) Generation {
-	return Generation{Counter: g.Counter + 1, Node: n.running.config.Node.Name}
+	return Generation{Counter: n.ahead(g.Counter) + 1, Node: n.booted.Node.Name}
 }
 
 func (r Record) source() source {
 	s := source{owner: r.Owner, file: r.File, settings: []byte(r.Settings)}
 	if r.Owner == OwnedDocument {
-		s.objects = []byte(r.Objects)
+		s.objects, s.edition = []byte(r.Objects), r.Edition
+		if s.edition.Generation.IsZero() {
+			s.edition = Edition{Generation: r.Generation, Time: r.Time, By: r.By, Action: r.Action} // of a version that had none
+		}
 	}
 	return s
 }
@@ -111,7 +119,7 @@ func (r Record) source() source {
 func (n *Node) record(r running, e edit) Record {
 	return Record{
 		Generation: r.generation, Time: n.o.Now().UTC(), By: e.By, Action: e.action,
-		Owner: r.owner, File: r.file, Settings: string(r.settings), Objects: string(r.objects), Files: r.files,
+		Owner: r.owner, File: r.file, Settings: string(r.settings), Objects: string(r.objects), Files: r.files, Edition: r.edition,
 	}
 }
 
@@ -143,9 +151,19 @@ func (n *Node) apply(ctx context.Context, r running, persist func() error) ([]Bu
 	return built, err
 }
 
-// change carries one edit through: text, validation, files, workers, disk,
-// switch. Any error before the switch leaves the running generation untouched.
+// change carries one edit through, and of one that the cluster shares gathers
+// what the other nodes make of it.
 func (n *Node) change(ctx context.Context, e edit) (Applied, error) {
+	done, err := n.changeHere(ctx, e)
+	if err == nil && done.shared {
+		done.Nodes = n.verdicts(ctx, done.Generation)
+	}
+	return done, err
+}
+
+// changeHere does text, validation, files, workers, disk, switch. Any error
+// before the switch leaves the running generation untouched.
+func (n *Node) changeHere(ctx context.Context, e edit) (Applied, error) {
 	if err := n.awaitServing(ctx); err != nil {
 		return Applied{}, err
 	}
@@ -154,7 +172,7 @@ func (n *Node) change(ctx context.Context, e edit) (Applied, error) {
 	}
 	defer n.changes.leave()
 	now := n.snapshot.Load().running
-	if err := e.fits(now.generation); err != nil {
+	if err := n.fits(e, now); err != nil {
 		return Applied{}, err
 	}
 	then, err := n.build(ctx, now, e)
@@ -176,15 +194,50 @@ func (n *Node) change(ctx context.Context, e edit) (Applied, error) {
 		n.follow(now.listed)
 		return done, nil
 	}
-	then.generation = n.next(now.generation)
+	n.name(now, &then, e)
 	if done.Workers, err = n.switchTo(ctx, then, e); err != nil {
 		n.refused(e, err)
 		n.follow(now.listed)
 		return Applied{}, err
 	}
 	done.Generation, done.Changed = then.generation, true
+	done.shared = n.o.Cluster != nil && e.from == nil && then.trial == nil && then.edition.Generation == then.generation
 	n.log.Info("configuration changed", "generation", then.generation, "action", e.action, "by", e.By, "differences", len(done.Changes))
 	return done, nil
+}
+
+// fits refuses an edit that began with something else than what runs, or than
+// what the cluster has by now.
+func (n *Node) fits(e edit, now running) error {
+	if e.Match == "" {
+		return nil
+	}
+	if n.o.Cluster != nil && now.owner == OwnedDocument {
+		if d, ok := n.o.Cluster.Document(); ok && d.Generation.Compare(now.edition.Generation) > 0 && now.trial == nil {
+			return e.fits(d.Generation)
+		}
+	}
+	if now.owner == OwnedDocument && e.Match == now.edition.Generation.String() {
+		return nil
+	}
+	return e.fits(now.generation)
+}
+
+// name gives a change its generation: the document's, when it brings one here
+// and that is newer than what ran; and makes an edition of an edit.
+func (n *Node) name(now running, then *running, e edit) {
+	then.generation = n.next(now.generation)
+	if e.from != nil && e.from.Generation.Compare(now.generation) > 0 {
+		then.generation = e.from.Generation
+	}
+	same := then.edition.Generation == now.edition.Generation && then.owner == now.owner
+	switch {
+	case e.from != nil:
+	case then.owner != OwnedDocument:
+		then.edition = Edition{}
+	case then.edition.Generation.IsZero(), same && !bytes.Equal(then.objects, now.objects):
+		n.newEdition(now, then, e)
+	}
 }
 
 // differs refuses an edit that was to keep what is served.
@@ -276,7 +329,10 @@ func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, err
 
 func (e edit) event(g Generation) lb.Event {
 	kind := "config.applied"
-	if strings.HasPrefix(e.action, "revert") {
+	switch {
+	case e.from != nil:
+		kind = "config.replicated"
+	case strings.HasPrefix(e.action, "revert"):
 		kind = "config.reverted"
 	}
 	return lb.Event{Kind: kind, Subject: g.String(), Detail: e.action + " by " + e.By}
@@ -285,6 +341,9 @@ func (e edit) event(g Generation) lb.Event {
 // refused records that an edit came to nothing. Only the file's verdict stays
 // in the status: whoever sent another edit has got the answer.
 func (n *Node) refused(e edit, err error) {
+	if e.from != nil {
+		return // that is drift
+	}
 	n.event(lb.Event{Kind: "config.refused", Subject: e.action, Detail: err.Error()})
 	if e.action != reloadAction || e.Dry {
 		return

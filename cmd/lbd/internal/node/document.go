@@ -60,7 +60,8 @@ func (n *Node) Diff(ctx context.Context, text []byte, name string) ([]Difference
 	return done.Changes, err
 }
 
-// Adopt moves the objects from the file to the document in data_dir.
+// Adopt moves the objects from the file to the document in data_dir. In a cluster
+// that has a document the node takes that one.
 func (n *Node) Adopt(ctx context.Context, a Asked) (Applied, error) {
 	return n.change(ctx, edit{action: "adopt", Asked: a, next: func(now running) (source, error) {
 		if now.owner == OwnedDocument {
@@ -68,6 +69,11 @@ func (n *Node) Adopt(ctx context.Context, a Asked) (Applied, error) {
 		}
 		next := now.source
 		next.owner, next.objects = OwnedDocument, lb.Objects(now.settings)
+		if n.o.Cluster != nil { // it has a document already: the node takes that one
+			if d, ok := n.o.Cluster.Document(); ok {
+				next.objects, next.edited, next.edition = d.Text, "document "+d.Generation.String(), d.edition()
+			}
+		}
 		return next, nil
 	}})
 }
@@ -145,7 +151,8 @@ type Past struct {
 	Owner      Owner
 	Bytes      int
 	Current    bool
-	Trouble    string // why it cannot be read
+	Lost       Generation // it lost to this one, made without knowing of it
+	Trouble    string     // why it cannot be read
 }
 
 // History lists the generations that are kept, newest first.
@@ -157,7 +164,7 @@ func (n *Node) History() []Past {
 		if r, err := n.store.read(g); err != nil {
 			p.Trouble = err.Error()
 		} else {
-			p.Time, p.By, p.Action, p.Owner, p.Bytes = r.Time, r.By, r.Action, r.Owner, len(r.source().holder())
+			p.Time, p.By, p.Action, p.Owner, p.Bytes, p.Lost = r.Time, r.By, r.Action, r.Owner, len(r.source().holder()), r.Lost
 		}
 		all = append([]Past{p}, all...)
 	}

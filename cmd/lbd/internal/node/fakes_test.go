@@ -324,8 +324,80 @@ func (d *fakeDatapath) Samples() []lb.Sample { return nil }
 type fakeCluster struct {
 	diary   *diary
 	changed chan struct{}
-	mu      sync.Mutex // guards epochs
+	mu      sync.Mutex // guards what follows
 	epochs  []lb.Epoch
+	has     Document
+	losses  []Document
+	said    map[string][]byte // of the other one, by part
+	saying  map[string][]byte // of this one
+}
+
+func (c *fakeCluster) Say(part string, body []byte, _ bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.diary.add("cluster: %s %s", part, body)
+	c.saying[part] = body
+	return nil
+}
+
+func (c *fakeCluster) Said(part string) []Saying {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return []Saying{{Member: "edge-1", Alive: true, Body: c.saying[part]}, {Member: "edge-2", Alive: true, Body: c.said[part]}}
+}
+
+func (c *fakeCluster) Seal(d Document) string { return "sealed " + d.Generation.String() }
+
+func (c *fakeCluster) Offer(seal string, text []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.diary.add("cluster: offered %s, %d bytes", seal, len(text))
+	var g Generation
+	if err := g.UnmarshalText([]byte(strings.TrimPrefix(seal, "sealed "))); err != nil {
+		return err
+	}
+	if g.Compare(c.has.Generation) > 0 {
+		c.has = Document{Generation: g, Text: text, Seal: seal}
+	}
+	return nil
+}
+
+func (c *fakeCluster) Document() (Document, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.has, !c.has.Generation.IsZero()
+}
+
+func (c *fakeCluster) Losses() []Document {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := c.losses
+	c.losses = nil
+	return all
+}
+
+func (c *fakeCluster) Counter() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.has.Generation.Counter
+}
+
+// edit is an edit that edge-2 makes: after the one that is here, or without
+// knowing of it.
+func (c *fakeCluster) edit(g Generation, text string, apart bool) {
+	c.mu.Lock()
+	d := Document{Generation: g, By: "uid 0", Action: "apply", Time: time.Now().UTC(), Text: []byte(text), Seal: "sealed " + g.String()}
+	switch had := c.has; {
+	case apart && g.Compare(had.Generation) < 0:
+		c.losses = append(c.losses, d)
+	case apart:
+		c.losses = append(c.losses, had)
+		fallthrough
+	default:
+		c.has = d
+	}
+	c.mu.Unlock()
+	c.changed <- struct{}{}
 }
 
 func (c *fakeCluster) SetReady(r bool)          { c.diary.add("cluster: ready %v", r) }

@@ -74,6 +74,7 @@ func (s *State) revert(now time.Time) {
 		return
 	}
 	then := s.source.with(back)
+	then.edition = back.source().edition
 	c, err := then.parse(s.filters)
 	if err != nil {
 		return
@@ -145,7 +146,7 @@ func (s *State) lockDir() error {
 func (s *State) choose() error {
 	last := s.current
 	if last.Owner == OwnedDocument {
-		s.source.owner, s.source.objects = OwnedDocument, []byte(last.Objects)
+		s.source.owner, s.source.objects, s.source.edition = OwnedDocument, []byte(last.Objects), last.source().edition
 		s.config, s.refused = s.source.parse(s.filters)
 	}
 	if s.refused == nil {

@@ -81,6 +81,7 @@ type Node struct {
 	reload  Reload
 	drain   drain
 	finding finding
+	replica replica
 	told    *Decision  // what was told last; nil: nothing yet
 	probing *lb.Config // whose targets the monitor has
 	paths   pathState
@@ -226,6 +227,7 @@ func (n *Node) Run(ctx context.Context) error {
 			}
 		}
 		n.tickFound()
+		n.replicate()
 		n.settle()
 		if answer != nil {
 			close(answer)
@@ -253,6 +255,7 @@ func (n *Node) tick() bool {
 	n.tickFound()
 	n.tickTrial()
 	changed = n.tickCertificates() || changed
+	changed = n.replica.due(n.o.Now()) || changed
 	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {
 		n.live.gone, changed = true, true
 	}

@@ -160,6 +160,17 @@ func (l *lab) command(name string, args []string, body string) string {
 		l.cluster.epochs = []lb.Epoch{epoch(args)}
 		l.cluster.mu.Unlock()
 		l.cluster.changed <- struct{}{}
+	case "peer-edit":
+		var g Generation
+		if err := g.UnmarshalText([]byte(args[0])); err != nil {
+			l.t.Fatal(err)
+		}
+		l.cluster.edit(g, strings.ReplaceAll(body, "DIR", l.dir), option(args, "apart") != "")
+	case "peer-says":
+		l.cluster.mu.Lock()
+		l.cluster.said[args[0]] = []byte(strings.TrimSpace(body))
+		l.cluster.mu.Unlock()
+		l.cluster.changed <- struct{}{}
 	case "wait":
 		d, err := time.ParseDuration(args[0])
 		if err != nil {
@@ -233,7 +244,10 @@ func (l *lab) start(how string) string {
 	l.fleet = newFakeFleet(l.diary)
 	l.monitor = &fakeMonitor{diary: l.diary, health: map[lb.BackendID]lb.Health{}}
 	l.path = &fakeDatapath{diary: l.diary}
-	l.cluster = &fakeCluster{diary: l.diary, changed: make(chan struct{}, 1)}
+	if l.cluster == nil { // the other node remembers
+		l.cluster = &fakeCluster{diary: l.diary, changed: make(chan struct{}, 1), said: map[string][]byte{}, saying: map[string][]byte{}}
+	}
+	l.cluster.epochs = nil
 	state, err := Load(l.file, nil)
 	if err != nil {
 		return failure(err)
@@ -305,6 +319,9 @@ func (l *lab) applied(a Applied, err error) string {
 	if a.Trial != nil {
 		text += "  on trial: " + a.Trial.Back.String() + " returns\n"
 	}
+	for _, v := range a.Nodes {
+		text += strings.TrimRight(fmt.Sprintf("  %s %s %s", v.Node, v.State, v.Detail), " ") + "\n"
+	}
 	return text
 }
 
@@ -342,6 +359,9 @@ func (l *lab) history() string {
 	var text string
 	for _, p := range l.node.History() {
 		text += fmt.Sprintf("%s %s by %s owner %s current %v %s\n", p.Generation, p.Action, p.By, p.Owner, p.Current, p.Trouble)
+		if !p.Lost.IsZero() {
+			text += "  lost to " + p.Lost.String() + "\n"
+		}
 	}
 	return text
 }

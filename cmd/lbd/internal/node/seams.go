@@ -162,6 +162,17 @@ type Cluster interface {
 	Seed() [16]byte           // of the row hash
 	Tags() []uint32           // of encapsulated packets
 	Samples() []lb.Sample     // what gossip counts
+
+	// What a node says of itself; nobody else can.
+	Say(part string, body []byte, repeat bool) error
+	Said(part string) []Saying // by all nodes, this one included
+
+	// The document that the nodes share: the last writer wins.
+	Seal(Document) string                 // the signature of an edit that this node makes
+	Offer(seal string, text []byte) error // what this node has
+	Document() (Document, bool)           // the newest that is here
+	Losses() []Document                   // once: edits that lost to one made without knowing of them
+	Counter() uint64                      // the greatest of a document that anybody says to have
 }
 
 // Peer is a node as gossip knows it.

@@ -34,6 +34,9 @@ type Snapshot struct {
 	Crew      []Worker
 	Sockets   []lb.SteeredBind
 	VIPs      []lb.VIP
+	Edition   Generation // of the document; zero: the file owns
+	Drift     *Drift     // the cluster's document that cannot be built here
+	Standings map[string]Standing
 	Epochs    []lb.Epoch
 	Peers     []Peer
 	Clustered bool
@@ -73,17 +76,21 @@ func (n *Node) publish(d Decision) {
 		Drain: DrainStatus{n.drain.done != nil, n.drain.empty, n.drain.overdue, n.drain.since, c.Drain.Timeout},
 		VIPs:  d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
 	}
+	if n.running.owner == OwnedDocument {
+		s.Edition = n.running.edition.Generation
+	}
 	if s.Serving {
 		s.Crew = n.o.Fleet.Crew()
 	}
 	if n.o.Cluster != nil {
 		s.Clustered, s.Epochs, s.Peers = true, n.o.Cluster.Epochs(), n.o.Cluster.Peers()
+		s.Drift, s.Standings = n.replica.drift, standings(n.o.Cluster)
 	}
 	if n.o.Discovery != nil {
 		s.Sources = n.o.Discovery.Sources()
 	}
 	ended, ending := ends(n.running.pairs, n.o.Now())
-	s.Problems = slices.Concat(n.own(), ended, sourceProblems(s.Sources, n.finding), crewProblems(s), clusterProblems(s))
+	s.Problems = slices.Concat(n.own(), ended, sourceProblems(s.Sources, n.finding), crewProblems(s), clusterProblems(s), documentProblems(s))
 	s.Notes = append(n.notes(d, s), ending...)
 	n.snapshot.Store(s)
 }

@@ -25,6 +25,7 @@ type source struct {
 	settings []byte // its whole text
 	objects  []byte // the document; nil when the file owns
 	edited   string // what errors call the document
+	edition  Edition
 }
 
 // holder is the text that holds the objects, which an operator edits.
@@ -54,7 +55,8 @@ func (s source) parse(filters map[string]func(lb.Node) error) (*lb.Config, error
 
 // same reports whether both give the same configuration.
 func (s source) same(o source) bool {
-	return s.owner == o.owner && bytes.Equal(s.settings, o.settings) && bytes.Equal(s.objects, o.objects)
+	return s.owner == o.owner && bytes.Equal(s.settings, o.settings) && bytes.Equal(s.objects, o.objects) &&
+		s.edition.Generation == o.edition.Generation
 }
 
 // digest identifies the files' names and contents; it gives nothing away.

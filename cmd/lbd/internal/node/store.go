@@ -37,10 +37,12 @@ type Record struct {
 	By         string     `json:"by"`     // who asked for it
 	Action     string     `json:"action"` // reload, apply, adopt, rollback of 41@edge-1…
 	Owner      Owner      `json:"owner"`
-	File       string     `json:"file"`    // the path of the configuration file
-	Settings   string     `json:"text"`    // the configuration file's whole text
-	Objects    string     `json:"objects"` // the document's text when it owns the objects
-	Files      string     `json:"files"`   // a digest of the files it names
+	File       string     `json:"file"`             // the path of the configuration file
+	Settings   string     `json:"text"`             // the configuration file's whole text
+	Objects    string     `json:"objects"`          // the document's text when it owns the objects
+	Files      string     `json:"files"`            // a digest of the files it names
+	Edition    Edition    `json:"edition,omitzero"` // of the document
+	Lost       Generation `json:"lost,omitzero"`    // to this one, which was made without knowing of it
 }
 
 // Overlay is what operators ordered beside the configuration.
@@ -85,6 +87,14 @@ func (s store) commit(r Record, t *Trial) error {
 	}
 	s.prune(r.Generation, t)
 	return nil
+}
+
+// keep puts r in the history without making it current.
+func (s store) keep(r Record) error {
+	if err := os.MkdirAll(s.generations(), 0o700); err != nil {
+		return fmt.Errorf("make %s: %w", s.generations(), err)
+	}
+	return writeSealed(s.record(r.Generation), r)
 }
 
 // point makes g the current generation, or changes its trial.

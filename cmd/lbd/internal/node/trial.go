@@ -102,13 +102,25 @@ func (n *Node) revert(ctx context.Context) error {
 		if !now.trial.over(n.o.Now()) {
 			return source{}, fail(Conflict, "", "it was confirmed in the last moment")
 		}
-		return n.objectsOf(now, now.trial.Back)
+		return n.before(now, now.trial.Back)
 	}})
 	return err
 }
 
 func revertAction(back Generation) string {
 	return fmt.Sprintf("revert to %s: not confirmed", back)
+}
+
+// before is the running source with objects and edition of an earlier
+// generation: what nobody else heard of is as if it had not been.
+func (n *Node) before(now running, g Generation) (source, error) {
+	s, err := n.objectsOf(now, g)
+	if err == nil {
+		if r, err := n.store.read(g); err == nil {
+			s.edition = r.source().edition
+		}
+	}
+	return s, err
 }
 
 // objectsOf is the running source with the objects of an earlier generation.
