@@ -363,7 +363,7 @@ func (s *serverH1) keepAlive() time.Duration {
 func (s *serverH1) startTunnel() {
 	s.state = serverTunnel
 	s.closeNext = true
-	if s.held != nil && !s.consuming {
+	if s.thread.give != nil || s.held != nil && !s.consuming {
 		s.thread.loop.Later(s)
 	}
 }
@@ -468,6 +468,8 @@ func (s *serverH1) Expired(*loop.Timer) {
 		s.refuse(&Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout})
 	case s.state == serverLinger && s.thread.lingerOn(s.t, &s.lingers):
 		s.thread.loop.Set(&s.timer, s.thread.proxy.times.linger, s)
+	case s.state == serverHead && s.t.Unread(): // a request that came in time, to a loop that is late
+		s.thread.loop.Set(&s.timer, loop.Tick, s)
 	default:
 		s.cutOff()
 	}

@@ -39,9 +39,6 @@ func (t *thread) serveH2(tr transport, cl *client, seen []byte) {
 	c.conn = h2.New(&h2.Config{HeaderList: uint32(limits.Head), Fields: limits.Fields, Connect: true}, c)
 	tr.Use(c)
 	t.clients.add(c)
-	if t.leaving {
-		c.conn.Drain()
-	}
 	c.wait()
 	c.Received(seen)
 }
@@ -127,6 +124,9 @@ func (c *serverH2) Ended(err error) {
 
 // Head is h2's: a request.
 func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
+	if c.thread.leaving {
+		c.conn.Drain() // unless it does already
+	}
 	if c.conn.Streams() == 1 {
 		c.wait()
 	}
@@ -236,8 +236,11 @@ func (c *serverH2) wait() {
 	if c.partial >= 0 {
 		d = min(d, c.partial+c.thread.proxy.times.head-l.Now())
 	}
-	if c.conn.GoingAway() {
+	switch {
+	case c.conn.GoingAway():
 		d = min(d, times.drain)
+	case c.thread.leaving:
+		d = min(d, c.quiet+c.thread.grace-l.Now())
 	}
 	l.Set(&c.timer, max(d, loop.Tick), c)
 }
@@ -260,6 +263,8 @@ func (c *serverH2) Expired(*loop.Timer) {
 		c.conn.Close(h2.NoError)
 	case c.conn.GoingAway():
 		c.conn.DrainNow()
+	case c.thread.leaving && now-c.quiet >= c.thread.grace:
+		c.conn.Drain()
 	}
 	c.dropStalled(now)
 	c.soil()
@@ -286,9 +291,16 @@ func (c *serverH2) dropStalled(now time.Duration) {
 	})
 }
 
-// drain tells the client to take its next requests elsewhere.
+// drain tells the client to take its next requests elsewhere. One that has not
+// asked anything yet is told with its first request, if that comes soon: there
+// are clients, Go's among them, to whom the end of a connection before the first
+// request is an error.
 func (c *serverH2) drain() {
-	c.conn.Drain()
+	if c.conn.Used() {
+		c.conn.Drain()
+	} else {
+		c.quiet = c.thread.loop.Now()
+	}
 	c.soil()
 	c.wait()
 }

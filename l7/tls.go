@@ -267,6 +267,8 @@ func (c *tlsConn) seal(p []byte) {
 	}
 }
 
+func (c *tlsConn) Unread() bool { return c.raw.Unread() }
+
 func (c *tlsConn) Unacked() int { return c.raw.Unacked() + len(c.plain) }
 
 func (c *tlsConn) Buffered() int { return c.raw.Buffered() + len(c.plain) }

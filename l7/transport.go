@@ -20,6 +20,7 @@ type transport interface {
 	Write(p []byte)  // takes all of p; sent at the end of the turn
 	Buffered() int   // written, and not yet taken by the kernel
 	Unacked() int    // written, and not yet acknowledged by the peer's kernel
+	Unread() bool    // the peer's kernel sent something, or FIN, that was not read yet
 	Pause()          // no Received until Resume; a dead connection is told all the same
 	Resume()
 	CloseWrite() // FIN (TLS: close_notify, FIN) after all that was written

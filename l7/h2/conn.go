@@ -143,6 +143,9 @@ func (c *Conn) Partial() bool { return !c.settled || c.in != nil || c.block.id !
 // Streams returns how many streams are open.
 func (c *Conn) Streams() int { return len(c.streams) }
 
+// Used reports whether there was a stream ever.
+func (c *Conn) Used() bool { return c.lastID > 0 }
+
 // Each calls f for every open stream; f may reset it.
 func (c *Conn) Each(f func(*Stream)) {
 	for _, s := range c.streams {

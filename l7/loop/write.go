@@ -184,6 +184,17 @@ func (c *Conn) Unacked() int {
 	return n + c.Buffered()
 }
 
+// Unread reports whether the kernel has something for us, or the peer's end, that
+// was not read yet.
+func (c *Conn) Unread() bool {
+	if c.closed || c.eof || c.muted {
+		return false
+	}
+	var b [1]byte
+	_, _, err := unix.Recvfrom(int(c.fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == nil
+}
+
 // Taken is how much the kernel has taken of all that was written.
 func (c *Conn) Taken() uint64 { return c.taken }
 
