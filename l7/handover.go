@@ -71,13 +71,19 @@ func (p *Proxy) Gave(n int) {
 	}
 }
 
-// Import goes on with a connection. After an error its sockets are the caller's.
-func (p *Proxy) Import(h Handed) error {
+// Accepts reports why Import would refuse a connection now; it touches nothing
+// of it.
+func (p *Proxy) Accepts(h Handed) error {
 	v := p.view.Load()
 	if v == nil {
 		return fmt.Errorf("nothing is served yet")
 	}
-	if err := v.accepts(&h); err != nil {
+	return v.accepts(&h)
+}
+
+// Import goes on with a connection. After an error its sockets are the caller's.
+func (p *Proxy) Import(h Handed) error {
+	if err := p.Accepts(h); err != nil {
 		return err
 	}
 	p.connections.Add(1)

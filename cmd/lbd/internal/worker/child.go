@@ -85,7 +85,7 @@ type process struct {
 	alone      bool       // the supervisor went away and none has taken over yet
 	active     bool       // we were told to accept once
 	ending     bool       // we drain
-	gives      bool       // a successor gets our connections
+	giver      *giver     // to a successor, that gets our connections
 	drain      time.Duration
 	sockets    holding
 	granted    []grant

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +20,8 @@ import (
 // sockets that the supervisor gives to both: it may die meanwhile. The old one
 // sends a batch and keeps duplicates until the new one has answered; what is
 // refused, or is not taken because the new one is gone, it goes on with itself,
-// and drains.
+// and drains. The new one reads nothing of a connection before its answer is on
+// its way: one that dies without an answer has lost nobody a byte.
 
 // A batch's bounds. One connection may have as many sockets as two.
 const (
@@ -30,6 +33,7 @@ const (
 type mover interface {
 	Export(give func(l7.Handed))
 	Gave(n int)
+	Accepts(l7.Handed) error
 	Import(l7.Handed) error
 }
 
@@ -67,6 +71,16 @@ func (f *Fleet) move(old, fresh []*member) {
 			f.options.Log.Info("live connections stay with an old worker and drain", "worker", m.name(), "why", err)
 		}
 	}
+}
+
+// moveAgain gives old workers somebody else to hand connections to: who took
+// them may have died.
+func (f *Fleet) moveAgain() {
+	f.mu.Lock()
+	leaving := slices.Clone(f.leaving)
+	current := f.crew
+	f.mu.Unlock()
+	f.move(leaving, f.members(current))
 }
 
 // pair connects a worker that gives with one that takes.
@@ -130,27 +144,42 @@ func (p *process) runTake(c *conn, server mover) {
 			closeAll(m.fds)
 			return
 		}
-		if err := c.send(message{ID: m.ID}, importAll(server, b, m.fds), nil); err != nil {
+		v, taken := judge(server, b, m.fds)
+		err = c.send(message{ID: m.ID}, v, nil)
+		// A giver that cannot hear it any more has let go of them, too.
+		p.importAll(server, taken)
+		if err != nil {
 			return
 		}
 	}
 }
 
-func importAll(server mover, b batch, fds []int) verdict {
-	var v verdict
+// judge says what of a batch is refused, and closes that.
+func judge(server mover, b batch, fds []int) (v verdict, taken []l7.Handed) {
 	for i, h := range b.Connections {
 		n := min(max(h.Sockets, 0), len(fds))
-		h.FDs, fds = fds[:n], fds[n:]
-		if err := server.Import(h.Handed); err != nil {
+		h.FDs, fds = fds[:n:n], fds[n:]
+		if err := server.Accepts(h.Handed); err != nil {
 			closeAll(h.FDs)
 			v.Refused = append(v.Refused, i)
 			if v.Why == "" {
 				v.Why = err.Error()
 			}
+			continue
 		}
+		taken = append(taken, h.Handed)
 	}
 	closeAll(fds)
-	return v
+	return v, taken
+}
+
+func (p *process) importAll(server mover, all []l7.Handed) {
+	for _, h := range all {
+		if err := server.Import(h); err != nil { // a change of the configuration since it was judged
+			p.log.Warn("a connection that was handed over is closed", "listener", h.Listener, "err", err)
+			closeAll(h.FDs)
+		}
+	}
 }
 
 // giver hands the connections of a worker over. The loops fill its queue.
@@ -159,13 +188,15 @@ type giver struct {
 	server  mover
 	line    *conn
 	wake    chan struct{}
+	another chan *conn // a line to use when this one breaks
 
 	mu    sync.Mutex // guards what follows
 	queue []l7.Handed
 	over  bool // nobody takes any more
 }
 
-// give begins to hand over everything that can be.
+// give begins to hand over everything that can be. A line more is kept for when
+// the one in use breaks.
 func (p *process) give(m message) error {
 	server, ok := p.server.(mover)
 	if !ok {
@@ -173,18 +204,35 @@ func (p *process) give(m message) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.gives {
-		return errors.New("it hands its connections over already")
-	}
 	c, err := m.line()
 	if err != nil {
 		return err
 	}
-	p.gives = true
-	g := &giver{process: p, server: server, line: c, wake: make(chan struct{}, 1)}
+	if p.giver != nil && p.giver.keep(c) {
+		return nil
+	}
+	g := &giver{process: p, server: server, line: c, wake: make(chan struct{}, 1), another: make(chan *conn, 1)}
+	p.giver = g
 	go g.runGive()
 	server.Export(g.put)
 	return nil
+}
+
+// keep takes a line to use later, in place of one that waits; false: the giver
+// has ended.
+func (g *giver) keep(c *conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.over {
+		return false
+	}
+	select {
+	case old := <-g.another:
+		old.close()
+	default:
+	}
+	g.another <- c
+	return true
 }
 
 // put is called by the loops.
@@ -202,16 +250,35 @@ func (g *giver) put(h l7.Handed) {
 	wake(g.wake)
 }
 
-// runGive sends batches until the line breaks. It ends with the process, else.
+// renewTime is how long connections wait for somebody else to take them: a
+// supervisor that lives knows at once that who took them is dead.
+const renewTime = time.Second
+
+// renew goes on with another line; false: there is none.
+func (g *giver) renew() bool {
+	g.line.close()
+	select {
+	case g.line = <-g.another:
+		return true
+	case <-time.After(renewTime):
+		return false
+	}
+}
+
+// runGive sends batches until no line is left. It ends with the process, else.
 func (g *giver) runGive() {
-	defer g.line.close()
+	defer func() { g.line.close() }()
 	for range g.wake {
 		for {
 			b := g.next()
 			if len(b) == 0 {
 				break
 			}
-			if err := g.send(b); err != nil {
+			err := g.send(b)
+			if errors.Is(err, errGone) && g.renew() {
+				continue
+			}
+			if err != nil {
 				g.process.log.Warn("connections are not handed over any more; they drain", "err", err)
 				g.end()
 				return
@@ -240,7 +307,8 @@ func (g *giver) next() []l7.Handed {
 	return b
 }
 
-// send hands one batch over. An error means that nothing of it was taken.
+// send hands one batch over. An error means that it is not handed over any more;
+// what was not taken is back.
 func (g *giver) send(all []l7.Handed) error {
 	var b batch
 	var fds []int
@@ -253,14 +321,18 @@ func (g *giver) send(all []l7.Handed) error {
 	if err == nil {
 		v, err = g.answer()
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+		// It is dead, and has not said that it takes them: it has not touched them.
+		g.mu.Lock()
+		g.queue = append(all, g.queue...)
+		g.mu.Unlock()
+		return fmt.Errorf("%w: %w", errGone, err)
+	default:
 		// It may have them or not; two processes at one connection are worse
 		// than none.
 		g.gone(all)
-		return err
-	}
-	if err != nil {
-		g.back(all)
 		return err
 	}
 	refused := map[int]bool{}
@@ -325,6 +397,11 @@ func (g *giver) end() {
 	g.mu.Lock()
 	waiting := g.queue
 	g.queue, g.over = nil, true
+	select {
+	case c := <-g.another:
+		c.close()
+	default:
+	}
 	g.mu.Unlock()
 	g.back(waiting)
 }
