@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -341,6 +342,31 @@ func TestWithoutASupervisorASiblingServesADeadWorkersSlots(t *testing.T) {
 		c := f.Crew()
 		return c[0].Ready && c[1].PID == first.Crew[1].PID && len(c[0].Slots) == 2
 	})
+}
+
+// A call that is cut short because we leave is no fault of the worker's: it was
+// sent away once, which left nobody to adopt.
+func TestASupervisorThatLeavesSendsNobodyAway(t *testing.T) {
+	dir, port := shortDir(t), freePort(t)
+	f := openFleet(t, dir)
+	apply(t, f, update(1, documentOn(port)))
+	until(t, "both are ready", func() bool { c := f.Crew(); return len(c) == 2 && c[0].Ready && c[1].Ready })
+	crew := pids(f.Crew())
+	stop(t, crew[1])
+	unix.Kill(crew[0], unix.SIGKILL)
+	until(t, "its death is seen, and the other is told to accept", func() bool { return f.Crew()[0].PID != crew[0] })
+	time.Sleep(pingTimeout / 10) // it is asked at once
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(crew[1], unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	g := openFleet(t, dir)
+	if got := pids(g.Crew()); !slices.Contains(got, crew[1]) {
+		t.Errorf("adopted %v, want %d among them", got, crew[1])
+	}
+	ask(t, fmt.Sprintf("127.0.0.1:%d", port))
 }
 
 func TestAnUpgradeSwitchesToANewCrewAndLetsTheOldFinish(t *testing.T) {

@@ -84,6 +84,7 @@ func (f *Fleet) bury(m *member) {
 	f.options.Log.Error("a worker ended", "worker", m.name(), "pid", m.pid, "how", how)
 	f.event("worker.exit", m, how)
 	lived := time.Since(m.started)
+	f.run(func() { f.moveAgain() })
 	f.run(func() { f.runRestart(m.crew, m.index, lived) })
 }
 
@@ -175,6 +176,7 @@ func (f *Fleet) restart(c *crew, index int) (bool, error) {
 	f.mu.Unlock()
 	f.enlist(f.ctx, m, u.Generation)
 	wake(f.poke)
+	f.moveAgain()
 	return true, nil
 }
 
@@ -252,8 +254,12 @@ func equalStuck(a, b []bool) bool {
 	return true
 }
 
-// silent notes that a ping had no answer.
+// silent notes that a worker did not answer. When it is we who end, that is no
+// fault of its: it serves on.
 func (f *Fleet) silent(m *member, err error) {
+	if f.ctx.Err() != nil {
+		return
+	}
 	f.mu.Lock()
 	first := !m.mute
 	m.mute = true
