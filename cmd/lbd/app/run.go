@@ -252,6 +252,7 @@ func (d *daemon) parts(pathless error) node.Options {
 	o := node.Options{
 		State: d.state, Fleet: d.fleet, Monitor: monitor{d.monitor, d.fleet, d.log},
 		Discovery: finder{d.found}, DatapathError: pathless, Version: thisVersion(), Log: d.log,
+		Events: filepath.Join(d.config.Node.RunDir, "events"),
 	}
 	if d.path != nil {
 		o.Datapath = d.path

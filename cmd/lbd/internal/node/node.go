@@ -34,6 +34,7 @@ type Options struct {
 	// DatapathError is why there is no Datapath; with fastpath.required New fails.
 	DatapathError error
 	Version       string
+	Events        string                       // a file where events outlive the process; "": none
 	Log           *slog.Logger                 // nil: slog.Default()
 	Addresses     func() ([]netip.Addr, error) // of the interfaces other than lo; nil: the host's
 	Now           func() time.Time             // nil: time.Now
@@ -168,6 +169,11 @@ func New(o Options) (*Node, error) {
 		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
 	}
 	n.running = running{source: o.State.source, generation: o.State.current.Generation, listed: c, config: c, trial: o.State.trial}
+	if o.Events != "" {
+		if err := n.events.keepIn(o.Events); err != nil {
+			n.log.Warn("events are forgotten when this process ends", "err", err)
+		}
+	}
 	if o.Discovery != nil {
 		n.keptFound = o.State.found
 		o.Discovery.Recall(n.keptFound)
@@ -193,6 +199,7 @@ func (n *Node) Serving() <-chan struct{} { return n.serving }
 // Workers go on serving after it. It returns an error only when the first
 // configuration cannot be applied.
 func (n *Node) Run(ctx context.Context) error {
+	defer n.events.close()
 	defer n.group.Wait()
 	defer close(n.stopped)
 	n.look()
