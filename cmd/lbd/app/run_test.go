@@ -10,6 +10,7 @@ import (
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/cirque-lb/lb/l7/filter"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -66,14 +67,20 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
+// freePort is one that the kernel gives to nobody by itself: one of those could
+// be taken by any connection before lbd listens.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 func (s *site) file() string   { return filepath.Join(s.dir, "lbd.yaml") }
