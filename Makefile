@@ -34,8 +34,8 @@ fuzz: ## every fuzz target, FUZZTIME each
 	  done; \
 	done
 
-chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute
-	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED))
+chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy
+	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER))
 
 bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root. ONLY=row, QUICK=1
 	@$(GO) run ./bench/l7 -go $(GO) $(if $(QUICK),-quick) $(if $(ONLY),-only "$(ONLY)"); missed=$$?; \

@@ -3,142 +3,100 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// load is all clients. Each checks what comes back and comes again when its
-// connection ends.
-type load struct {
-	site   *site
-	stop   chan struct{}
-	work   sync.WaitGroup
-	kinds  []*tally
-	killed atomic.Int64 // when a worker was last killed, Unix ms
+// patience is how long an answer may take.
+const patience = 20 * time.Second
+
+// dialer makes connections; open, if any, is what comes before the first request.
+type dialer struct {
+	address string
+	open    func(net.Conn) (net.Conn, error)
 }
 
-// tally counts one kind of clients.
-type tally struct {
-	name                                 string
-	moves                                bool // an upgrade must not close its connections
-	sent, failed, excused, wrong, closed atomic.Int64
-
-	mu    sync.Mutex // guards first
-	first error
+// connect opens a connection; its line is known even when that fails half way.
+func (d dialer) connect() (net.Conn, line, error) {
+	began := time.Now()
+	c, err := net.Dial("tcp", d.address)
+	if err != nil {
+		return nil, line{}, err
+	}
+	n := lineOf(c, began)
+	if d.open == nil {
+		return c, n, nil
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	opened, err := d.open(c)
+	if err != nil {
+		c.Close()
+		return nil, n, fmt.Errorf("open: %w", err)
+	}
+	return opened, n, nil
 }
 
-func newLoad(s *site) *load { return &load{site: s, stop: make(chan struct{})} }
-
-func (l *load) start(p plan) {
-	at := func(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-	plain := func(addr string) func() (net.Conn, error) {
-		return func() (net.Conn, error) { return net.Dial("tcp", addr) }
-	}
-	web, raw := plain(at(l.site.web)), plain(at(l.site.raw))
-	secure := func() (net.Conn, error) {
-		return tls.Dial("tcp", at(l.site.tls), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
-	}
-	l.clients("keep-alive", true, p.plain, web, (*talk).ask)
-	l.clients("tls", false, p.tls, secure, (*talk).ask)
-	l.clients("websocket", true, p.tunnels, upgraded(web), (*talk).echo)
-	l.clients("tcp", true, p.tcp, raw, (*talk).echo)
-	l.http2(p.h2, p.streams, "https://"+at(l.site.tls))
-}
-
-// excuse says that a worker is being killed: what it had read fails.
-func (l *load) excuse() { l.killed.Store(time.Now().UnixMilli()) }
-
-const excused = 2 * time.Second
-
-func (l *load) failed(t *tally, err error) {
-	if time.Now().UnixMilli()-l.killed.Load() < excused.Milliseconds() {
-		t.excused.Add(1)
-		return
-	}
-	if errors.Is(err, errWrong) {
-		t.wrong.Add(1)
-	} else {
-		t.failed.Add(1)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.first == nil {
-		t.first = fmt.Errorf("%s: %w", time.Now().Format("15:04:05.000"), err)
+func secured(protocol string) func(net.Conn) (net.Conn, error) {
+	return func(c net.Conn) (net.Conn, error) {
+		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
+		return t, t.Handshake()
 	}
 }
 
-func (l *load) tally(name string, moves bool) *tally {
-	t := &tally{name: name, moves: moves}
-	l.kinds = append(l.kinds, t)
-	return t
-}
-
-// pause keeps a client from being a busy loop: the load is a fraction of what
-// the machine can do.
-const pause = 20 * time.Millisecond
-
-func (l *load) over() bool {
-	select {
-	case <-l.stop:
-		return true
-	case <-time.After(pause):
-		return false
+// upgraded makes a tunnel. A backend that echoes says nothing by itself: nothing
+// is read too much.
+func upgraded(c net.Conn) (net.Conn, error) {
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: chaos\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err == nil && res.StatusCode != 101 {
+		err = errors.New(res.Status)
 	}
+	return c, err
 }
 
-func (l *load) clients(name string, moves bool, n int, dial func() (net.Conn, error), say func(*talk) error) {
-	t := l.tally(name, moves)
+func (l *load) clients(t *tally, n int, pace time.Duration, d dialer, say func(*talk) error) {
+	l.add(t, n)
 	for range n {
 		l.work.Go(func() {
-			for !l.over() {
-				c, err := dial()
+			for first := true; !l.over(min(pace, 300*time.Millisecond)); {
+				c, n, err := d.connect()
 				if err != nil {
 					t.sent.Add(1)
-					l.failed(t, err)
+					l.ended(t, n, err)
 					continue
 				}
-				l.runTalk(t, c, say)
+				if first {
+					t.here.Add(1)
+					first = false
+				}
+				l.runTalk(t, c, n, pace, say)
 				c.Close()
 			}
 		})
 	}
 }
 
-// errLast: the answer came, and with it the wish to go.
-var errLast = errors.New("connection: close")
-
-var errWrong = errors.New("something else came back")
-
-func (l *load) runTalk(t *tally, c net.Conn, say func(*talk) error) {
+func (l *load) runTalk(t *tally, c net.Conn, n line, pace time.Duration, say func(*talk) error) {
 	k := &talk{Conn: c, r: bufio.NewReader(c)}
-	for !l.over() {
-		t.sent.Add(1)
-		err := say(k)
-		switch {
-		case err == nil:
-			continue
-		case err == errLast:
-			t.closed.Add(1)
-		default:
-			l.failed(t, err)
+	for !l.over(0) {
+		err := k.rest(around(pace))
+		if err == nil {
+			t.sent.Add(1)
+			err = say(k)
 		}
-		return
+		if err != nil {
+			l.ended(t, n, err)
+			return
+		}
 	}
 }
 
@@ -149,32 +107,69 @@ type talk struct {
 	count int
 }
 
-const patience = 20 * time.Second
+// rest waits, and sees when the other side does not.
+func (k *talk) rest(d time.Duration) error {
+	k.SetReadDeadline(time.Now().Add(d))
+	b, err := k.r.Peek(1)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err == nil:
+		return fmt.Errorf("%w: %q, not asked for", errWrong, b)
+	}
+	return fmt.Errorf("%w: %w", errLeft, err)
+}
+
+// request is the n-th of a connection: its path tells the backend what to do,
+// and is what comes back, over and over.
+func request(n int) (method, path string, size int, body string) {
+	switch n % 10 {
+	case 3:
+		return "GET", fmt.Sprintf("/late/%d", n), 100, ""
+	case 5:
+		return "GET", fmt.Sprintf("/halves/%d", n), 5000, ""
+	case 7:
+		path = fmt.Sprintf("/post/%d", n)
+		return "POST", path, 20000, strings.Repeat(path, 20000/len(path))
+	case 9:
+		return "GET", fmt.Sprintf("/now/%d", n), 100000, ""
+	}
+	return "GET", fmt.Sprintf("/now/%d", n), 100, ""
+}
+
+// answer is what must come back for a path.
+func answer(path string, size int) string {
+	return strings.Repeat(path, size/len(path))
+}
 
 func (k *talk) ask() error {
 	k.SetDeadline(time.Now().Add(patience))
+	method, path, size, body := request(k.count)
 	k.count++
-	path := fmt.Sprintf("/%d", k.count)
-	if _, err := fmt.Fprintf(k, "GET %s HTTP/1.1\r\nHost: chaos\r\n\r\n", path); err != nil {
-		return err
+	text := fmt.Sprintf("%s %s?%d HTTP/1.1\r\nHost: chaos\r\n", method, path, size)
+	if body != "" {
+		text += fmt.Sprintf("Content-Length: %d\r\n", len(body))
+	}
+	if _, err := io.WriteString(k, text+"\r\n"+body); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
 	res, err := http.ReadResponse(k.r, nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	return check(res, path)
+	return check(res, path, answer(path, size))
 }
 
-func check(res *http.Response, path string) error {
+func check(res *http.Response, path, want string) error {
 	body, err := io.ReadAll(res.Body)
 	res.Body.Close()
 	switch {
 	case err != nil:
-		return err
+		return fmt.Errorf("body of %s, %d bytes: %w", path, len(body), err)
 	case res.StatusCode >= 500:
-		return fmt.Errorf("%s: %s", res.Status, body)
-	case res.StatusCode != 200 || string(body) != path:
-		return fmt.Errorf("%w: %s %.40q for %s", errWrong, res.Status, body, path)
+		return fmt.Errorf("%s: %s %.200q", path, res.Status, body)
+	case res.StatusCode != 200 || string(body) != want:
+		return fmt.Errorf("%w: %s %d bytes %.40q for %s", errWrong, res.Status, len(body), body, path)
 	case res.Close:
 		return errLast
 	}
@@ -189,126 +184,118 @@ func (k *talk) echo() error {
 	wrote := make(chan error, 1)
 	go func() { _, err := k.Write(text); wrote <- err }()
 	got := make([]byte, len(text))
-	_, err := io.ReadFull(k.r, got)
-	if err == nil {
-		err = <-wrote
+	n, err := io.ReadFull(k.r, got)
+	if err != nil {
+		return fmt.Errorf("echo %d, %d of %d bytes: %w", k.count, n, len(text), err)
 	}
-	if err == nil && !bytes.Equal(got, text) {
-		err = errWrong
+	if err := <-wrote; err != nil {
+		return err
 	}
-	return err
+	if !bytes.Equal(got, text) {
+		return fmt.Errorf("%w: echo %d", errWrong, k.count)
+	}
+	return nil
 }
 
-// upgraded makes tunnels.
-func upgraded(dial func() (net.Conn, error)) func() (net.Conn, error) {
-	return func() (net.Conn, error) {
-		c, err := dial()
-		if err != nil {
-			return nil, err
-		}
-		c.SetDeadline(time.Now().Add(patience))
-		io.WriteString(c, "GET / HTTP/1.1\r\nHost: chaos\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-		// A backend that echoes says nothing by itself: nothing is read too much.
-		res, err := http.ReadResponse(bufio.NewReader(c), nil)
-		if err == nil && res.StatusCode != 101 {
-			err = errors.New(res.Status)
-		}
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		return c, nil
-	}
-}
-
-func (l *load) http2(conns, streams int, url string) {
-	t := l.tally("http2", false)
+// http2 runs connections with streams, of which each asks all the time. Nothing
+// is asked again behind our back, but for what the proxy says it did not do.
+func (l *load) http2(t *tally, conns, streams int, pace time.Duration, d dialer) {
+	l.add(t, conns)
 	for range conns {
-		client := &http.Client{Timeout: patience, Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+		s := &shared{load: l, tally: t, dialer: d}
 		for i := range streams {
 			l.work.Go(func() {
-				for n := 0; !l.over(); n++ {
-					t.sent.Add(1)
-					path := fmt.Sprintf("/%d-%d", i, n)
-					res, err := client.Get(url + path)
-					if err == nil {
-						err = check(res, path)
-					}
-					if err != nil {
-						l.failed(t, err)
-					}
+				for n := i; !l.over(pace); n++ {
+					s.ask(n)
 				}
 			})
 		}
 	}
 }
 
-func (l *load) end() {
-	close(l.stop)
-	l.work.Wait()
+// shared is an HTTP/2 connection of several streams.
+type shared struct {
+	load   *load
+	tally  *tally
+	dialer dialer
+
+	mu   sync.Mutex // guards what follows
+	conn *http.ClientConn
+	line line
+	ever bool
 }
 
-// report prints the result and whether it is what was promised.
-func (l *load) report(w io.Writer, took time.Duration) bool {
-	ok := true
-	fmt.Fprintf(w, "\n%-12s %9s %7s %6s %13s %14s  (%s)\n", "clients", "sent", "failed", "wrong", "closed by us", "killed worker", took.Round(time.Second))
-	for _, t := range l.kinds {
-		fmt.Fprintf(w, "%-12s %9d %7d %6d %13d %14d\n", t.name, t.sent.Load(), t.failed.Load(), t.wrong.Load(), t.closed.Load(), t.excused.Load())
-		if t.first != nil {
-			fmt.Fprintf(w, "  the first: %v\n", t.first)
+// get returns a connection that takes a request.
+func (s *shared) get() (*http.ClientConn, line, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		if s.conn.Err() == nil && s.conn.Available() > 0 {
+			return s.conn, s.line, nil
 		}
-		ok = ok && t.failed.Load() == 0 && t.wrong.Load() == 0 && (!t.moves || t.closed.Load() == 0)
+		if !s.load.excuses(s.line) {
+			s.tally.closed.Add(1)
+		}
+		s.conn = nil
 	}
-	return ok
+	c, n, err := s.dialer.connect()
+	if err != nil {
+		return nil, n, err
+	}
+	c.SetDeadline(time.Time{})
+	s.line = n
+	given := func(context.Context, string, string) (net.Conn, error) { return c, nil }
+	s.conn, err = (&http.Transport{ForceAttemptHTTP2: true, DialTLSContext: given}).NewClientConn(context.Background(), "https", s.dialer.address)
+	if err == nil && !s.ever {
+		s.tally.here.Add(1)
+		s.ever = true
+	}
+	return s.conn, n, err
 }
 
-// serveBackend answers requests, upgrades to an echo, or echoes from the start.
-func serveBackend(ln net.Listener) {
-	for {
-		c, err := ln.Accept()
-		if err != nil {
+// tries bounds how often a request is asked again that was not begun.
+const tries = 5
+
+func (s *shared) ask(n int) {
+	s.tally.sent.Add(1)
+	for i := 0; ; i++ {
+		c, line, err := s.get()
+		if err == nil {
+			err = s.once(c, n)
+		}
+		if err == nil || errors.Is(err, errLast) {
 			return
 		}
-		go serveConn(c)
+		if i < tries && unbegun(err) {
+			continue
+		}
+		s.load.ended(s.tally, line, err)
+		return
 	}
 }
 
-func serveConn(c net.Conn) {
-	defer c.Close()
-	for r := bufio.NewReader(c); ; {
-		if first, err := r.Peek(4); err != nil || string(first) != "GET " {
-			io.Copy(c, r)
-			return
+// unbegun reports whether the proxy, or our own side before anything was sent,
+// said that the request was not begun.
+func unbegun(err error) bool {
+	for _, text := range []string{"client conn not usable", "graceful shutdown GOAWAY", "REFUSED_STREAM"} {
+		if strings.Contains(err.Error(), text) {
+			return true
 		}
-		req, err := http.ReadRequest(r)
-		if err != nil {
-			return
-		}
-		if req.Header.Get("Upgrade") != "" {
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
-			io.Copy(c, r)
-			return
-		}
-		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(req.URL.Path), req.URL.Path)
 	}
+	return false
 }
 
-// writeCertificate makes a certificate that nobody believes.
-func writeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (s *shared) once(c *http.ClientConn, n int) error {
+	method, path, size, body := request(n)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, fmt.Sprintf("https://chaos%s?%d", path, size), strings.NewReader(body))
 	if err != nil {
 		return err
 	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "chaos"}, NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"chaos"}}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
+	res, err := c.RoundTrip(req)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
-		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	return check(res, path, answer(path, size))
 }

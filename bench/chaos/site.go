@@ -4,75 +4,137 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// site is a directory with a configuration, lbd that runs by it, and a backend.
-type site struct {
-	dir, lbd      string
-	web, tls, raw int // ports
-	backend       net.Listener
-	out           tail
-	admin         *http.Client
+// place is a directory, ports and a backend: what every subject needs.
+type place struct {
+	dir     string
+	at      ports
+	backend net.Listener
+	out     tail
 }
 
-// kind is a way in which a program is broken.
-type kind struct{ name, script string }
-
-var broken = []kind{
-	{"exits at once", "exit 1"},
-	{"hangs", `[ "$1" = trial ] && exec sleep 60`},
-	{"refuses the configuration", `[ "$1" = trial ] && { echo "lbd.yaml:1:1: no" >&2; exit 3; }`},
-	{"speaks another version", `[ "$1" = trial ] && { echo '{"version":"next","handover":99,"control":99}'; exit 0; }`},
-	{"dies while it takes over", `[ "$1" = run ] && kill -9 $$`},
-}
-
-func newSite(lbd string) (*site, error) {
+func newPlace() (*place, error) {
 	dir, err := os.MkdirTemp("", "lbd-chaos")
 	if err != nil {
 		return nil, err
 	}
-	s := &site{dir: dir, lbd: filepath.Join(dir, "lbd")}
-	s.admin = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
+	p := &place{dir: dir}
+	if err := os.Chmod(dir, 0o755); err != nil { // workers are nobody
+		return nil, err
+	}
+	if p.backend, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	go serveBackend(p.backend)
+	for _, port := range []*int{&p.at.web, &p.at.tls, &p.at.raw} {
+		if *port, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	return p, writeCertificate(dir)
+}
+
+// freePort is below those that connections get, which the load makes many of.
+func freePort() (int, error) {
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		if l, err := net.Listen("tcp", address(port)); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, errors.New("no free port")
+}
+
+func (p *place) ports() ports { return p.at }
+
+func (p *place) leave() {
+	p.backend.Close()
+	os.RemoveAll(p.dir)
+}
+
+// site is lbd that runs by a configuration.
+type site struct {
+	*place
+	lbd   string
+	admin *http.Client
+}
+
+// kind is a way in which a program is broken. served: it is seen only when it
+// has begun to take over.
+type kind struct {
+	name, script string
+	served       bool
+}
+
+var broken = []kind{
+	{"exits at once", "exit 1", false},
+	{"hangs", `[ "$1" = trial ] && exec sleep 60`, false},
+	{"refuses the configuration", `[ "$1" = trial ] && { echo "lbd.yaml:1:1: no" >&2; exit 3; }`, false},
+	{"speaks another version", `[ "$1" = trial ] && { echo '{"version":"next","handover":99,"control":99}'; exit 0; }`, false},
+	{"dies while it takes over", `[ "$1" = run ] && kill -9 $$`, true},
+}
+
+func newSite(lbd string) (*site, error) {
+	p, err := newPlace()
+	if err != nil {
+		return nil, err
+	}
+	s := &site{place: p, lbd: filepath.Join(p.dir, "lbd")}
+	s.admin = &http.Client{Timeout: 60 * time.Second, Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "run", "lbd.sock"))
+			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(p.dir, "run", "lbd.sock"))
 		}}}
 	program, err := os.ReadFile(lbd)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { // workers are nobody
-		return nil, err
-	}
 	if err := os.WriteFile(s.lbd, program, 0o755); err != nil {
 		return nil, err
 	}
-	if s.backend, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		return nil, err
-	}
-	go serveBackend(s.backend)
-	for _, port := range []*int{&s.web, &s.tls, &s.raw} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		*port = l.Addr().(*net.TCPAddr).Port
-		l.Close()
-	}
-	if err := writeCertificate(dir); err != nil {
-		return nil, err
-	}
 	return s, s.configure(0)
+}
+
+// events has every fifth upgrade be to a broken program, or to one whose worker
+// dies while connections come to it.
+func (s *site) events(p plan, random *rand.Rand, l *load) []event {
+	var all []event
+	for i := range p.upgrades {
+		switch n := i / 5 % (len(broken) + 1); {
+		case i%5 < 4:
+			all = append(all, event{"upgrade", func() error { return s.upgrade(s.lbd) }})
+		case n < len(broken):
+			all = append(all, event{"upgrade to what " + broken[n].name, func() error { return s.refuse(broken[n]) }})
+		default:
+			all = append(all, event{"upgrade to what dies half way", func() error { return s.dieHalfWay(l) }})
+		}
+	}
+	for range p.kills {
+		n := random.IntN(2)
+		all = append(all, event{"kill a worker", func() error { return s.killWorker(n, l) }})
+	}
+	for range p.supervisors {
+		all = append(all, event{"kill the supervisor", s.killSupervisor})
+	}
+	for range p.reloads {
+		n := random.IntN(1000)
+		all = append(all, event{"reload", func() error { return s.reload(n) }})
+	}
+	return all
 }
 
 func (s *site) file() string { return filepath.Join(s.dir, "lbd.yaml") }
@@ -94,7 +156,7 @@ routes:
   - pool: app
 pools:
   app: { backends: [%[6]q], connections: { per_backend: 100000 } }
-`, s.dir, s.web, s.tls, s.raw, n, s.backend.Addr())
+`, s.dir, s.at.web, s.at.tls, s.at.raw, n, s.backend.Addr())
 	return os.WriteFile(s.file(), []byte(text), 0o644)
 }
 
@@ -163,7 +225,7 @@ func (s *site) refuse(k kind) error {
 		return err
 	}
 	err := s.upgrade(path)
-	if k.name == "dies while it takes over" {
+	if k.served {
 		return err
 	}
 	if err == nil {
@@ -172,20 +234,48 @@ func (s *site) refuse(k kind) error {
 	return nil
 }
 
-func (s *site) killWorker(n int, excuse func()) error {
+// enough connections are with a new worker when it dies.
+const enough = 10
+
+// dieHalfWay kills the first new worker of an upgrade while connections come to
+// it.
+func (s *site) dieHalfWay(l *load) error {
+	boss := s.supervisor()
+	before := children(boss)
+	upgraded := make(chan error, 1)
+	go func() { upgraded <- s.upgrade(s.lbd) }()
+	for end := time.Now().Add(settleTime); time.Now().Before(end); {
+		for _, pid := range children(boss) {
+			cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+			if slices.Contains(before, pid) || !bytes.Contains(cmd, []byte("\x00worker\x00")) {
+				continue
+			}
+			if ports, _ := held(pid); len(ports) < enough {
+				continue
+			}
+			return errors.Join(l.kill(pid), <-upgraded)
+		}
+		select {
+		case err := <-upgraded:
+			return err // nothing moved for us to see
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return errors.New("no connection came to a new worker")
+}
+
+func (s *site) killWorker(n int, l *load) error {
 	all, err := s.workers()
 	if err != nil {
 		return err
 	}
-	excuse()
 	victim := all[n%len(all)].PID
-	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+	if err := l.kill(victim); err != nil {
 		return err
 	}
 	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		all, err = s.workers()
 		if err == nil && len(all) == 2 && all[0].PID != victim && all[1].PID != victim {
-			excuse()
 			return nil
 		}
 	}
@@ -215,7 +305,7 @@ func (s *site) reload(n int) error {
 	if err := s.configure(n); err != nil {
 		return err
 	}
-	return syscall.Kill(s.supervisor(), syscall.SIGHUP)
+	return s.order("/v1/config/reload", "")
 }
 
 // close ends lbd and what is left of it.
@@ -230,8 +320,7 @@ func (s *site) close() {
 	for _, w := range all {
 		syscall.Kill(w.PID, syscall.SIGKILL)
 	}
-	s.backend.Close()
-	os.RemoveAll(s.dir)
+	s.leave()
 }
 
 // tail keeps the last of what lbd says.
@@ -242,7 +331,11 @@ type tail struct {
 
 const tailSize = 16 << 10
 
+// said gets all of it.
+var said io.Writer = io.Discard
+
 func (t *tail) Write(p []byte) (int, error) {
+	said.Write(p)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.text = append(t.text, p...)
@@ -252,7 +345,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *site) tail() string {
+func (s *place) tail() string {
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
 	return string(s.out.text[max(0, len(s.out.text)-4000):])
