@@ -2,7 +2,7 @@
 /*
  * The maps: what user space and the programs agree on. bpf.go has the same
  * structs; a test compares sizes and offsets. A change that an older program
- * would misread needs a new version of the pins' directory (v1).
+ * would misread has another layout, and its pins another directory.
  */
 #pragma once
 

@@ -46,6 +46,15 @@ func (a *attacher) packets(name string, mode lb.FastpathMode, program, neighbour
 	return report
 }
 
+// attached says how XDP runs there now, whoever attached it.
+func (a *attacher) attached(name string) InterfaceReport {
+	iface, err := a.network.LinkByName(name)
+	if err != nil {
+		return InterfaceReport{name, lb.FastpathOff, fmt.Sprintf("find the interface: %v", err)}
+	}
+	return InterfaceReport{name, attachedMode(iface.Attrs()), "by another version of lbd, until this one knows what to steer"}
+}
+
 // adopt takes over the link that an earlier lbd pinned, if it is of use: of
 // this interface and of an allowed mode. Otherwise it goes.
 func (a *attacher) adopt(iface netlink.Link, mode lb.FastpathMode, program *ebpf.Program) (lb.FastpathMode, string) {

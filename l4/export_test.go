@@ -21,3 +21,10 @@ func ForgetWays(d *Datapath) {
 		}
 	}
 }
+
+// SetLayout makes this build one of another layout of the maps, until undone.
+func SetLayout(name string) (undo func()) {
+	was := thisLayout
+	thisLayout = func() string { return name }
+	return func() { thisLayout = was }
+}

@@ -61,21 +61,22 @@ type Datapath struct {
 	closed   sync.Once
 	closeErr error
 
-	mu       sync.Mutex // guards the rest
-	report   Report
-	planner  planner
-	routes   *vipRoutes
-	have     tables
-	steering lb.Steering
-	derived  *derivation     // of the steering
-	writes   int             // made by the last Apply
-	unknown  map[string]bool // peers without a way, in words
-	slow     map[string]bool // peers that only the kernel can send to, in words
-	mss      int             // that VIPs' listening sockets are limited to; 0: not
-	fabric   int             // the smallest MTU of the ways to peers; 0: no peers
-	trouble  []string        // what the last Apply could not do and need not
-	down     []netip.Addr    // peers that do not answer for a moment
-	silent   []netip.Addr    // peers that do not answer for longer
+	mu        sync.Mutex // guards the rest
+	report    Report
+	planner   planner
+	migration *migration // nil: no other layout is in use
+	routes    *vipRoutes
+	have      tables
+	steering  lb.Steering
+	derived   *derivation     // of the steering
+	writes    int             // made by the last Apply
+	unknown   map[string]bool // peers without a way, in words
+	slow      map[string]bool // peers that only the kernel can send to, in words
+	mss       int             // that VIPs' listening sockets are limited to; 0: not
+	fabric    int             // the smallest MTU of the ways to peers; 0: no peers
+	trouble   []string        // what the last Apply could not do and need not
+	down      []netip.Addr    // peers that do not answer for a moment
+	silent    []netip.Addr    // peers that do not answer for longer
 
 	unsettled unsettled
 	turned    map[uint32]time.Time // when a service's ring last changed, until it is settled
@@ -221,13 +222,41 @@ func (d *Datapath) load() (why string) {
 	if err != nil {
 		return err.Error()
 	}
-	if d.have, err = k.read(); err != nil {
+	if d.migration, err = p.migrationTo(k); err == nil {
+		err = d.migration.begin(k)
+	}
+	if err == nil {
+		d.have, err = k.read()
+	}
+	if err != nil {
+		d.migration.close()
+		d.migration = nil
 		k.close()
 		return err.Error()
 	}
 	d.kernel, d.report.Adopted = k, adopted
 	d.attach = &attacher{pins: p, network: d.network}
 	return ""
+}
+
+// migrate takes the places of another layout's programs, once the maps say
+// what theirs did.
+func (d *Datapath) migrate() {
+	if d.migration == nil {
+		return
+	}
+	err := d.migration.finish(d.kernel)
+	if err == nil {
+		err = d.migration.take(d.attach.pins, d.kernel.program)
+	}
+	if err != nil {
+		d.tolerate(fmt.Errorf("take over from %s: %w", d.migration.from.dir, err))
+		return
+	}
+	d.tolerate(d.migration.end())
+	d.options.Log.Info("the datapath has another layout", "from", d.migration.from.dir, "to", d.attach.pins.dir)
+	d.migration = nil
+	d.attachAll()
 }
 
 // without reports that the kernel does it alone.
@@ -239,6 +268,14 @@ func (d *Datapath) without(why string) {
 }
 
 func (d *Datapath) attachAll() {
+	d.report.Interfaces = nil
+	if d.migration != nil { // Apply replaces what is attached
+		d.report.Sockets = SocketReport{Steered: true}
+		for _, name := range d.options.Interfaces {
+			d.report.Interfaces = append(d.report.Interfaces, d.attach.attached(name))
+		}
+		return
+	}
 	if err := d.attach.sockets(d.kernel.SteerSocket); err != nil {
 		d.report.Sockets = SocketReport{Why: err.Error()}
 	} else {
@@ -333,6 +370,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		default: // it knows already
 		}
 	}
+	d.migrate()
 	return d.limitSegments()
 }
 
@@ -510,6 +548,7 @@ func (d *Datapath) close() error {
 	close(d.stop)
 	errs := []error{d.prober.close()}
 	d.done.Wait()
+	d.migration.close()
 	if d.attach != nil {
 		errs = append(errs, d.attach.close())
 	}
@@ -536,6 +575,10 @@ func Detach(o Options) error {
 	}
 	vips, err := routes.list()
 	errs := []error{pinsIn(o.Pins).remove(), err}
+	inUse, idle := pinsIn(o.Pins).others()
+	for _, p := range slices.Concat(inUse, idle) {
+		errs = append(errs, p.remove())
+	}
 	for vip := range vips {
 		errs = append(errs, routes.remove(vip))
 	}

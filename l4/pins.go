@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -14,15 +15,21 @@ import (
 	"github.com/cirque-lb/lb/bpf"
 )
 
-// version is of the maps' layout. A lbd that needs another one uses another
-// directory.
-const version = "v2"
-
 // pins is the directory where the kernel keeps a datapath while no process
 // holds it: map_rows, link_xdp_eth0 and so on.
 type pins struct{ dir string }
 
-func pinsIn(base string) pins { return pins{filepath.Join(base, version)} }
+// pinsIn are those of this build's layout of the maps: another one has another
+// directory.
+func pinsIn(base string) pins { return pins{filepath.Join(base, thisLayout())} }
+
+var thisLayout = sync.OnceValue(func() string {
+	spec, err := bpf.Spec()
+	if err != nil {
+		return generation // nothing will load, either
+	}
+	return layout(spec)
+})
 
 func (p pins) mapPath(name string) string { return filepath.Join(p.dir, "map_"+name) }
 
