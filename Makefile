@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz chaos bench bench-l4 bench-idle profile behaviours floods grpc generate clean
+.PHONY: build run lab test check race fuzz chaos soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -36,6 +36,10 @@ fuzz: ## every fuzz target, FUZZTIME each
 
 chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy
 	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER))
+
+DURATION ?= 20m
+soak: build ## mixed load for long, every response checked; SEED=1 repeats a run
+	$(GO) run ./bench/soak -duration $(DURATION) $(if $(SEED),-seed $(SEED))
 
 bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per packet when root. ONLY=row, QUICK=1
 	@$(GO) run ./bench/l7 -go $(GO) $(if $(QUICK),-quick) $(if $(ONLY),-only "$(ONLY)"); missed=$$?; \

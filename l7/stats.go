@@ -2,6 +2,7 @@ package l7
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -276,6 +277,7 @@ func (p *Proxy) samples() []lb.Sample {
 		counter("lbd_upstream_connections_taken_over_total", takeovers),
 		counter("lbd_upstream_connections_stale_total", stale),
 		counter("lbd_slow_turns_total", slow),
+		lb.Sample{Name: "lbd_worker_goroutines", Gauge: true, Value: float64(runtime.NumGoroutine())},
 		counter("lbd_access_log_dropped_lines_total", dropped))
 }
 

@@ -97,7 +97,7 @@ func (r *Running) Stop() {
 
 // Memory is the resident size of the proxy and its children, in bytes.
 func (r *Running) Memory() (sum int64) {
-	for _, pid := range family(r.Pid) {
+	for _, pid := range Family(r.Pid) {
 		statm, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 		if err != nil {
 			continue
@@ -109,15 +109,15 @@ func (r *Running) Memory() (sum int64) {
 	return sum
 }
 
-// family is a process with all that descend from it.
-func family(pid int) []int {
+// Family is a process with all that descend from it.
+func Family(pid int) []int {
 	out := []int{pid}
 	children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, file := range children {
 		text, _ := os.ReadFile(file)
 		for _, word := range strings.Fields(string(text)) {
 			if child, err := strconv.Atoi(word); err == nil {
-				out = append(out, family(child)...)
+				out = append(out, Family(child)...)
 			}
 		}
 	}

@@ -74,6 +74,7 @@ type process struct {
 	id      identity
 	server  Server
 	log     *slog.Logger
+	level   *slog.LevelVar // of log, as the configuration says
 	started time.Time
 	exit    chan int // the exit code; the first one counts
 
@@ -150,9 +151,10 @@ func parseIdentity(args []string) (identity, error) {
 }
 
 func (c Child) newProcess(id identity) (*process, error) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", id.name(), "pid", os.Getpid())
+	level := new(slog.LevelVar)
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With("worker", id.name(), "pid", os.Getpid())
 	p := &process{
-		child: c, id: id, log: log, started: time.Now(), exit: make(chan int, 4),
+		child: c, id: id, log: log, level: level, started: time.Now(), exit: make(chan int, 4),
 		drain: 30 * time.Second, sockets: newHolding(),
 	}
 	start := Start{Name: id.name(), Threads: id.threads, Log: log}

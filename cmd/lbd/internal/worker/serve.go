@@ -170,6 +170,7 @@ func (p *process) commit(r commitRequest) error {
 	p.built = nil
 	b.commit()
 	p.serving = &b.document
+	_ = p.level.UnmarshalText([]byte(b.config.Log.Level)) // validated; without one it stays
 	p.sockets.listeners = map[netip.AddrPort]string{}
 	for _, l := range b.config.Listeners {
 		p.sockets.listeners[l.Bind] = l.Name
