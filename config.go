@@ -280,16 +280,32 @@ type PoolLimits struct {
 
 // Check is an active health check.
 type Check struct {
-	HTTP     string        `yaml:"http"` // a path; exactly one of HTTP, TCP, GRPC
-	TCP      bool          `yaml:"tcp"`
-	GRPC     *string       `yaml:"grpc"`                                    // a service name; "" is the whole server
-	Expect   StatusRange   `yaml:"expect" default:"200-299"`                // http; default 200-299
-	Host     string        `yaml:"host"`                                    // http and grpc; default the backend's address
-	Interval time.Duration `yaml:"interval" default:"2s" range:"100ms..1h"` // default 2s, spread by 10 % jitter
-	Timeout  time.Duration `yaml:"timeout" default:"1s" range:"10ms..1m"`   // default 1s
-	Rise     int           `yaml:"rise" default:"2" range:"1..100"`         // default 2
-	Fall     int           `yaml:"fall" default:"3" range:"1..100"`         // default 3
+	HTTP    string   `yaml:"http"` // a path; exactly one of HTTP, TCP, GRPC
+	TCP     bool     `yaml:"tcp"`
+	GRPC    *string  `yaml:"grpc"`                                             // a service name; "" is the whole server
+	Expect  Statuses `yaml:"expect" default:"200-299"`                         // http; default 200-299
+	Method  string   `yaml:"method" default:"GET" one:"GET|HEAD|OPTIONS|POST"` // http; default GET
+	Body    string   `yaml:"body" range:"1..4096"`                             // http: what the first 64 KiB of the response must contain
+	Host    string   `yaml:"host"`                                             // http and grpc; default the backend's address
+	Send    string   `yaml:"send" range:"1..4096"`                             // tcp: what is sent
+	Receive string   `yaml:"receive" range:"1..4096"`                          // tcp: what the first 64 KiB of the answer must contain
+	// TLS has the check speak TLS although requests do not; the certificate is
+	// not verified then. With the pool's tls every check does what requests do.
+	TLS bool `yaml:"tls"`
+	// Certificate fails the check when the backend's certificate ends within
+	// this time.
+	Certificate time.Duration `yaml:"certificate" range:"1m..720h"`
+	Interval    time.Duration `yaml:"interval" default:"2s" range:"100ms..1h"` // default 2s, spread by 10 % jitter
+	// Fast is the interval while results differ from the state that holds;
+	// default a quarter of Interval, at least 100 ms.
+	Fast    time.Duration `yaml:"fast" range:"100ms..1h"`
+	Timeout time.Duration `yaml:"timeout" default:"1s" range:"10ms..1m"` // default 1s
+	Rise    int           `yaml:"rise" default:"2" range:"1..100"`       // default 2
+	Fall    int           `yaml:"fall" default:"3" range:"1..100"`       // default 3
 }
+
+// Statuses are ranges of HTTP statuses, "200-299,404".
+type Statuses []StatusRange
 
 // StatusRange is an inclusive range of HTTP statuses, "200-299" or "200".
 type StatusRange struct{ From, To int }

@@ -309,5 +309,38 @@ func (r StatusRange) MarshalText() ([]byte, error) {
 	return fmt.Appendf(nil, "%d-%d", r.From, r.To), nil
 }
 
+// UnmarshalText reads "200-299,404".
+func (s *Statuses) UnmarshalText(text []byte) error {
+	*s = nil
+	for part := range strings.SplitSeq(string(text), ",") {
+		var r StatusRange
+		if err := r.UnmarshalText([]byte(strings.TrimSpace(part))); err != nil {
+			return err
+		}
+		*s = append(*s, r)
+	}
+	return nil
+}
+
+// MarshalText writes "200-299,404".
+func (s Statuses) MarshalText() ([]byte, error) {
+	var parts []string
+	for _, r := range s {
+		text, _ := r.MarshalText() // never fails
+		parts = append(parts, string(text))
+	}
+	return []byte(strings.Join(parts, ",")), nil
+}
+
+// Contains reports whether the status is in one of the ranges.
+func (s Statuses) Contains(status int) bool {
+	for _, r := range s {
+		if r.Contains(status) {
+			return true
+		}
+	}
+	return false
+}
+
 // Contains reports whether the status is in the range.
 func (r StatusRange) Contains(status int) bool { return r.From <= status && status <= r.To }

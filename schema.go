@@ -125,8 +125,8 @@ func scalarSchema(t reflect.Type, f field) object {
 		return described(object{"type": []string{"string", "integer"}, "pattern": `^[0-9]+(\.[0-9]+)? *([KMGT]iB|[kKMGT]B|B)?$`}, f)
 	case reflect.TypeFor[Share]():
 		return described(object{"type": "string", "pattern": `^[0-9]+(\.[0-9]+)?%$`}, f)
-	case reflect.TypeFor[StatusRange]():
-		return object{"type": []string{"string", "integer"}, "pattern": `^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$`}
+	case reflect.TypeFor[Statuses]():
+		return object{"type": []string{"string", "integer"}, "pattern": `^[1-5][0-9][0-9](-[1-5][0-9][0-9])?(, *[1-5][0-9][0-9](-[1-5][0-9][0-9])?)*$`}
 	case reflect.TypeFor[netip.Addr](), reflect.TypeFor[netip.AddrPort](), reflect.TypeFor[netip.Prefix]():
 		return object{"type": "string", "description": wanted(t)}
 	}

@@ -246,7 +246,7 @@ func (v *validator) pool(p *Pool) {
 			"a PROXY header names one client for a whole connection; connections of protocol %s are shared by many", p.Protocol)
 	}
 	v.hash(p)
-	v.check(p.Check)
+	v.check(p)
 }
 
 func (v *validator) backends(p *Pool) {
@@ -334,7 +334,8 @@ func (v *validator) hash(p *Pool) {
 	}
 }
 
-func (v *validator) check(c *Check) {
+func (v *validator) check(p *Pool) {
+	c := p.Check
 	if c == nil {
 		return
 	}
@@ -356,6 +357,33 @@ func (v *validator) check(c *Check) {
 	}
 	if v.has(&c.Host) && !validField(c.Host) {
 		v.errorf(&c.Host, CodeText, "", "%q cannot be a Host", c.Host)
+	}
+	v.checkParts(c, p.TLS != nil)
+}
+
+// checkParts refuses parts of a check that its kind does not have.
+func (v *validator) checkParts(c *Check, secure bool) {
+	for _, part := range []struct {
+		name string
+		at   any
+		of   string
+		fits bool
+	}{
+		{"method", &c.Method, "http", v.has(&c.HTTP)}, {"body", &c.Body, "http", v.has(&c.HTTP)},
+		{"send", &c.Send, "tcp", v.has(&c.TCP)}, {"receive", &c.Receive, "tcp", v.has(&c.TCP)},
+	} {
+		if v.has(part.at) && !part.fits {
+			v.errorf(part.at, CodeCheckKind, "", "%s is for %s checks", part.name, part.of)
+		}
+	}
+	if v.has(&c.Body) && c.Method == "HEAD" {
+		v.errorf(&c.Body, CodeCheckKind, "use GET", "an answer to HEAD has no body")
+	}
+	if v.has(&c.Certificate) && !secure && !c.TLS {
+		v.errorf(&c.Certificate, CodeCheckKind, "set tls: true to look at the certificate all the same", "requests to this pool's backends are not over TLS, so there is no certificate")
+	}
+	if v.has(&c.Fast) && c.Fast > c.Interval {
+		v.errorf(&c.Fast, CodeCheckKind, "", "fast is longer than the interval, %s", c.Interval)
 	}
 }
 

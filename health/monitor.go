@@ -81,6 +81,7 @@ type Detail struct {
 const (
 	remembered = 8       // results per target
 	maxUntold  = 1 << 16 // changes that wait for Options.Changed
+	shortest   = 100 * time.Millisecond
 )
 
 // Options configures a Monitor. The zero value is usable.
@@ -270,11 +271,21 @@ func (m *Monitor) land(t *target, r Result) {
 		t.since, t.reason = time.Now(), r.Detail
 		m.tell(Change{ID: t.ID, From: from, To: t.state.health, At: t.since, Detail: r.Detail})
 	}
-	t.next = r.At.Add(spread(t.Check.Interval))
+	t.next = r.At.Add(spread(t.interval()))
 	heap.Push(&m.due, t)
 	if m.due[0] == t {
 		signal(m.wake)
 	}
+}
+
+// interval is short while results differ from the state that holds: a change is
+// found soon, and steady backends are asked seldom.
+func (t *target) interval() time.Duration {
+	changing := t.state.ok == (t.state.health == lb.Down)
+	if t.state.streak == 0 || !changing {
+		return t.Check.Interval
+	}
+	return min(cmp.Or(t.Check.Fast, max(t.Check.Interval/4, shortest)), t.Check.Interval)
 }
 
 // tell queues a change. A listener that blocks for ever misses the oldest ones:

@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func check(path string) lb.Check {
-	return lb.Check{HTTP: path, Expect: lb.StatusRange{From: 200, To: 299}, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3}
+	return lb.Check{HTTP: path, Expect: lb.Statuses{{From: 200, To: 299}}, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3}
 }
 
 func toProbe(address string) Target {

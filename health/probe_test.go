@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -62,7 +63,7 @@ func TestProbesOverRealSockets(t *testing.T) {
 		{"http", server.Listener.Addr().String(), nil, "status 200", ""},
 		{"http, not expected", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP = "/" }, "", "status 404, expected 200-299"},
 		{"http with a host and a status of its own", server.Listener.Addr().String(), func(t *Target) {
-			t.Check.HTTP, t.Check.Host, t.Check.Expect = "/", "wanted.example", lb.StatusRange{From: 418, To: 418}
+			t.Check.HTTP, t.Check.Host, t.Check.Expect = "/", "wanted.example", lb.Statuses{{From: 418, To: 418}}
 		}, "status 418", ""},
 		{"http on a unix socket", "unix:" + socket, nil, "status 200", ""},
 		{"http over tls", secure.Listener.Addr().String(), func(t *Target) { t.TLS = &tls.Config{RootCAs: roots} }, "status 200", ""},
@@ -70,6 +71,30 @@ func TestProbesOverRealSockets(t *testing.T) {
 		{"http to tls", secure.Listener.Addr().String(), nil, "", "status 400, expected 200-299"},
 		{"with a PROXY header before it", proxied.Listener.Addr().String(), func(t *Target) { t.TLS, t.Proxy = &tls.Config{RootCAs: roots}, true }, "status 200", ""},
 		{"tcp", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP = "" }, "connected", ""},
+		{"http, one of several statuses", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Expect = "/", lb.Statuses{{From: 200, To: 299}, {From: 404, To: 404}}
+		}, "status 404", ""},
+		{"http with a body", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Expect, t.Check.Body = "/", lb.Statuses{{From: 404, To: 404}}, "not found"
+		}, "status 404", ""},
+		{"http with another body", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Expect, t.Check.Body = "/", lb.Statuses{{From: 404, To: 404}}, "ready"
+		}, "", `status 404, but the body "404 page not found\n" is without "ready"`},
+		{"http HEAD", server.Listener.Addr().String(), func(t *Target) { t.Check.Method = "HEAD" }, "status 200", ""},
+		{"http POST", server.Listener.Addr().String(), func(t *Target) { t.Check.Method = "POST" }, "status 200", ""},
+		{"tls by the check alone", secure.Listener.Addr().String(), func(t *Target) { t.Check.TLS = true }, "status 200", ""},
+		{"a certificate that lasts", secure.Listener.Addr().String(), func(t *Target) { t.Check.TLS, t.Check.Certificate = true, time.Hour }, "status 200", ""},
+		{"a certificate that ends soon", secure.Listener.Addr().String(), func(t *Target) { t.Check.TLS, t.Check.Certificate = true, 100*365*24*time.Hour }, "", "its certificate ends on 2084-01-29T16:00:00Z, in less than "},
+		{"tcp with an answer", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Send, t.Check.Receive = "", "PING\r\n\r\n", "400 Bad Request"
+		}, `received "400 Bad Request"`, ""},
+		{"tcp with another answer", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Send, t.Check.Receive = "", "PING\r\n\r\n", "+PONG"
+		}, "", `received "HTTP/1.1 400 Bad Request`},
+		{"tcp that is told something", server.Listener.Addr().String(), func(t *Target) { t.Check.HTTP, t.Check.Send = "", "QUIT\r\n" }, "sent", ""},
+		{"tcp without an answer", server.Listener.Addr().String(), func(t *Target) {
+			t.Check.HTTP, t.Check.Receive, t.Check.Timeout = "", "+OK", 50*time.Millisecond
+		}, "", "receive: no answer within 50ms"},
 		{"refused", closed.Listener.Addr().String(), nil, "", "connect: connection refused"},
 		{"no such socket", "unix:" + socket + "x", nil, "", "connect: no such file or directory"},
 	} {
