@@ -133,8 +133,10 @@ type Steering struct {
 	// Here lists those of them that some member lacks: their new connections
 	// stay where they arrive. WasHere lists those of which this was so lately.
 	Here, WasHere []VIP
-	Epochs        []Epoch // newest first; empty: every row belongs to this node
-	Seed          [16]byte
+	// Gone lists members that are dead for certain: their connections are, too.
+	Gone   []string
+	Epochs []Epoch // newest first; empty: every row belongs to this node
+	Seed   [16]byte
 	// Tag authenticates encapsulated packets: of the current key first, then
 	// of a key that is being rotated out. Empty: no encapsulation is accepted.
 	Tags []uint32

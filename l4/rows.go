@@ -3,6 +3,7 @@ package l4
 import (
 	"hash/fnv"
 	"math/bits"
+	"slices"
 	"sync"
 
 	"github.com/cirque-lb/lb"
@@ -118,8 +119,9 @@ var noChain = chain{-1, -1, -1}
 
 // chains derives every row's chain from epochs, newest first. The indexes are
 // of the returned members: each name once, as its newest epoch describes it,
-// because an older life's sockets are gone.
-func chains(epochs []lb.Epoch, owners func(lb.Epoch) []int16) ([]lb.Member, []chain) {
+// because an older life's sockets are gone. So are those of who is gone: it
+// stays no earlier owner.
+func chains(epochs []lb.Epoch, gone []string, owners func(lb.Epoch) []int16) ([]lb.Member, []chain) {
 	var members []lb.Member
 	byName := map[string]int{}
 	rows := make([]chain, lb.Rows)
@@ -136,7 +138,7 @@ func chains(epochs []lb.Epoch, owners func(lb.Epoch) []int16) ([]lb.Member, []ch
 				members = append(members, m)
 			}
 			index[i] = int16(at)
-			if members[at].Boot != m.Boot {
+			if members[at].Boot != m.Boot || newest > 0 && slices.Contains(gone, m.Name) {
 				index[i] = -1
 			}
 		}

@@ -158,7 +158,7 @@ func TestChains(t *testing.T) {
 		{"a host that was booted anew knows nothing of its earlier life", [][]lb.Member{{a, m("b", 2, 0)}, {b}, {c}}, "a c"},
 		{"a drained node keeps its flows", [][]lb.Member{{a, m("b", 1, 0)}, {b}}, "a b"},
 	} {
-		members, rows := chains(epochs(k.epochs...), func(e lb.Epoch) []int16 { return Owners(e.Members) })
+		members, rows := chains(epochs(k.epochs...), nil, func(e lb.Epoch) []int16 { return Owners(e.Members) })
 		got := ""
 		for i, o := range rows[4711] {
 			switch {

@@ -44,6 +44,7 @@ type planner struct {
 // derivation is what follows from a list of epochs. It is never changed.
 type derivation struct {
 	digests []uint64 // of the epochs
+	gone    []string // members that are
 	members []lb.Member
 	chains  []chain  // of each row: indexes of members
 	local   []uint16 // each member's index among our peers
@@ -159,30 +160,30 @@ func (p *planner) planRows(s lb.Steering, have tables, want *tables) error {
 	if p.address.IsValid() {
 		want.peers[bpf.Self] = bpf.AddressOf(p.address)
 	}
-	d := p.derive(s.Epochs)
+	d := p.derive(s.Epochs, s.Gone)
 	local, err := p.number(d.members, s.Self, have, want)
 	if err != nil {
 		return err
 	}
 	if d.rows == nil || !slices.Equal(local, d.local) {
-		d = &derivation{digests: d.digests, members: d.members, chains: d.chains, local: local, rows: d.pack(local)}
+		d = &derivation{digests: d.digests, gone: d.gone, members: d.members, chains: d.chains, local: local, rows: d.pack(local)}
 	}
 	p.last, want.rows = d, d.rows
 	return nil
 }
 
 // derive returns the chains of the epochs: the last ones when nothing changed.
-func (p *planner) derive(epochs []lb.Epoch) *derivation {
+func (p *planner) derive(epochs []lb.Epoch, gone []string) *derivation {
 	var digests []uint64
 	for _, e := range epochs {
 		digests = append(digests, e.Digest())
 	}
-	if p.last != nil && slices.Equal(p.last.digests, digests) {
+	if p.last != nil && slices.Equal(p.last.digests, digests) && slices.Equal(p.last.gone, gone) {
 		return p.last
 	}
-	d := &derivation{digests: digests}
+	d := &derivation{digests: digests, gone: gone}
 	if len(epochs) > 0 {
-		d.members, d.chains = chains(epochs, p.ownersOf)
+		d.members, d.chains = chains(epochs, gone, p.ownersOf)
 		p.forget(epochs)
 	}
 	return d

@@ -88,8 +88,10 @@ type Node struct {
 	paths   pathState
 	live    liveness
 	address []netip.Addr
-	looked  time.Time // when address was read
-	judged  time.Time // when the certificates' ends were looked at
+	looked  time.Time            // when address was read
+	judged  time.Time            // when the certificates' ends were looked at
+	here    map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
+	mute    []netip.Addr         // peers whose datapath did not answer at the last look
 	troubles
 
 	// What the discovery found, as data_dir has it; used by who may change
@@ -262,6 +264,10 @@ func (n *Node) tick() bool {
 	n.tickFound()
 	n.tickTrial()
 	changed = n.tickCertificates() || changed
+	changed = n.tickHere() || changed
+	if s := n.silent(); !equal(s, n.mute) {
+		n.mute, changed = s, true
+	}
 	changed = n.replica.due(n.o.Now()) || changed
 	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {
 		n.live.gone, changed = true, true

@@ -26,6 +26,11 @@ type Facts struct {
 	Tags      []uint32
 	Addresses []netip.Addr // of the interfaces other than lo
 	Fastpath  string       // mode of the datapath
+
+	Peers   []Peer
+	Silent  []netip.Addr        // peers whose datapath does not answer
+	Served  map[string][]lb.VIP // what the nodes say that they serve
+	WasHere []lb.VIP            // served where they arrived until lately
 }
 
 // Decision is what the parts of a node shall be told.
@@ -83,10 +88,11 @@ func targets(c *lb.Config) []Target {
 
 func steering(f Facts) (lb.Steering, []string) {
 	s := lb.Steering{Seed: f.Seed, Tags: f.Tags, Binds: f.Sockets}
+	var notes []string
 	if f.Clustered {
 		s.Self, s.Epochs = f.Config.Node.Name, f.Epochs
+		s.Gone, notes = gone(f)
 	}
-	var notes []string
 	for _, l := range f.Config.Listeners {
 		if IsLocal(l.Bind.Addr(), f.Addresses) {
 			continue
@@ -98,6 +104,9 @@ func steering(f Facts) (lb.Steering, []string) {
 		if f.Fastpath == "off" {
 			notes = append(notes, fmt.Sprintf("listener %s: %s is a VIP and the fast path is off: this node serves what the network brings to it, the kernel chooses the slot", l.Name, l.Bind))
 		}
+	}
+	if f.Clustered {
+		notes = append(notes, planVIPs(f, &s)...)
 	}
 	return s, notes
 }

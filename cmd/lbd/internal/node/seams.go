@@ -66,6 +66,7 @@ type Datapath interface {
 	Apply(lb.Steering) error // the same Steering twice writes nothing the second time
 	Fastpath() Fastpath
 	Explain(lb.Tuple) Path
+	Silent() []netip.Addr // peers whose datapath does not answer
 	Samples() []lb.Sample
 }
 

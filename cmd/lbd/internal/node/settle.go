@@ -31,6 +31,8 @@ func (n *Node) facts() Facts {
 	if c := n.o.Cluster; c != nil {
 		f.Clustered, f.Epochs = true, c.Epochs()
 		f.Seed, f.Tags = c.Seed(), c.Tags()
+		f.Peers, f.Served, f.Silent = c.Peers(), n.saidVIPs(), n.silent()
+		f.WasHere = slices.Collect(maps.Keys(n.here))
 	}
 	n.watchSlots(f.Sockets)
 	f.SlotsGone = n.live.gone
@@ -66,6 +68,10 @@ func (n *Node) tell(d Decision) {
 		if first || d.Weight != n.told.Weight {
 			c.SetWeight(d.Weight)
 		}
+		if first || d.Ready != n.told.Ready || !equal(d.Steering.VIPs, n.told.Steering.VIPs) {
+			n.sayVIPs(d)
+		}
+		n.noteHere(d.Steering.Here)
 		if first || d.Ready != n.told.Ready {
 			c.SetReady(d.Ready)
 		}

@@ -1,0 +1,83 @@
+package node
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cirque-lb/lb"
+)
+
+var (
+	web  = lb.VIP{Addr: netip.MustParseAddr("192.0.2.10"), Port: 80, Protocol: lb.TCP}
+	mail = lb.VIP{Addr: netip.MustParseAddr("192.0.2.11"), Port: 25, Protocol: lb.TCP}
+)
+
+func TestAVIPThatSomeMemberLacksStaysWhereItArrives(t *testing.T) {
+	b := Peer{Name: "b", State: "alive", Listed: true}
+	with := func(edit func(*Peer)) Peer { p := b; edit(&p); return p }
+	both, one := []lb.VIP{web, mail}, []lb.VIP{web}
+	for _, c := range []struct {
+		sentence string
+		peers    []Peer
+		served   map[string][]lb.VIP
+		was      []lb.VIP
+		here     []lb.VIP
+		wasHere  []lb.VIP
+	}{
+		{"all have all", []Peer{b}, map[string][]lb.VIP{"b": both}, nil, nil, nil},
+		{"one lacks one", []Peer{b}, map[string][]lb.VIP{"b": one}, nil, []lb.VIP{mail}, nil},
+		{"one serves nothing yet", []Peer{b}, map[string][]lb.VIP{"b": {}}, nil, both, nil},
+		{"one does not say", []Peer{b}, nil, nil, nil, nil},
+		{"who is not listed does not matter", []Peer{with(func(p *Peer) { p.Listed = false })}, map[string][]lb.VIP{"b": one}, nil, nil, nil},
+		{"who is dead does not matter", []Peer{with(func(p *Peer) { p.State = "dead" })}, map[string][]lb.VIP{"b": one}, nil, nil, nil},
+		{"we do not matter", []Peer{with(func(p *Peer) { p.Self = true })}, map[string][]lb.VIP{"b": one}, nil, nil, nil},
+		{"it was so lately", []Peer{b}, map[string][]lb.VIP{"b": both}, []lb.VIP{mail}, nil, []lb.VIP{mail}},
+		{"it was so, and is again", []Peer{b}, map[string][]lb.VIP{"b": one}, []lb.VIP{mail}, []lb.VIP{mail}, nil},
+	} {
+		s := lb.Steering{VIPs: both}
+		notes := planVIPs(Facts{Peers: c.peers, Served: c.served, WasHere: c.was}, &s)
+		if !reflect.DeepEqual(s.Here, c.here) || !reflect.DeepEqual(s.WasHere, c.wasHere) || len(notes) != len(c.here) {
+			t.Errorf("%s: here %v, was here %v, %q", c.sentence, s.Here, s.WasHere, notes)
+		}
+	}
+}
+
+func TestVIPsAreSaidAsTheyAre(t *testing.T) {
+	text, err := json.Marshal([]lb.VIP{web, mail})
+	var back []lb.VIP
+	if err == nil {
+		err = json.Unmarshal(text, &back)
+	}
+	if err != nil || !slices.Equal(back, []lb.VIP{web, mail}) {
+		t.Errorf("%s came back as %v: %v", text, back, err)
+	}
+}
+
+func TestGossipAloneTakesNoConnectionsAway(t *testing.T) {
+	at := netip.MustParseAddr("10.0.0.2")
+	f := Facts{Clustered: true, Fastpath: "native", Epochs: []lb.Epoch{{Members: []lb.Member{{Name: "b"}}}}}
+	for _, c := range []struct {
+		sentence string
+		state    string
+		silent   []netip.Addr
+		gone     []string
+		note     string
+	}{
+		{"alive", "alive", nil, nil, ""},
+		{"gossip hears it, its datapath does not answer", "alive", []netip.Addr{at}, nil, ""},
+		{"gossip lost it, its datapath answers", "dead", nil, nil, "keeps the connections"},
+		{"both are gone", "dead", []netip.Addr{at}, []string{"b"}, ""},
+		{"it left, and nothing answers", "left", []netip.Addr{at}, []string{"b"}, ""},
+		{"it left, and still has connections", "left", nil, nil, ""},
+	} {
+		f.Peers, f.Silent = []Peer{{Name: "b", Address: at, State: c.state}}, c.silent
+		names, notes := gone(f)
+		if !slices.Equal(names, c.gone) || !strings.Contains(strings.Join(notes, "; "), c.note) || c.note == "" && notes != nil {
+			t.Errorf("%s: gone %v, notes %q", c.sentence, names, notes)
+		}
+	}
+}
