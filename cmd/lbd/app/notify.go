@@ -1,23 +1,151 @@
 package app
 
 import (
+	"cmp"
+	"context"
 	"net"
 	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// notify tells systemd how far we are (sd_notify(3)); without it, nobody.
-func notify(state string) {
+// notify tells systemd how far we are (sd_notify(3)), and gives it descriptors
+// to keep; without systemd, nobody.
+func notify(state string, fds ...int) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return
 	}
-	if path[0] == '@' {
-		path = "\x00" + path[1:] // an abstract socket
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: path, Net: "unixgram"})
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return // it is a courtesy
 	}
-	defer c.Close()
-	_, _ = c.Write([]byte(state))
+	defer unix.Close(fd)
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
+	// Sendmsg knows that a leading @ makes an abstract socket.
+	_ = unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, 0)
+}
+
+// watchdogInterval is how often systemd wants to hear of us; 0: it does not.
+func watchdogInterval() time.Duration {
+	n, _ := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	return time.Duration(n) * time.Microsecond
+}
+
+// runWatchdog shows systemd that the node's loop turns. When that hangs nothing
+// is said, systemd starts another supervisor, and the workers serve on.
+func (d *daemon) runWatchdog(ctx context.Context) {
+	limit := watchdogInterval()
+	if limit <= 0 {
+		return
+	}
+	ticker := time.NewTicker(max(limit/3, time.Millisecond))
+	defer ticker.Stop()
+	for {
+		_ = d.node.Turn() // a node that stops has turned, too
+		notify("WATCHDOG=1")
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// firstStored is the first descriptor that systemd hands over.
+const firstStored = 3
+
+// stored are the descriptors that systemd kept of a supervisor that died, by
+// name: who asks the admin API meanwhile waits in their queues.
+type stored map[string]int
+
+// openStored finds them. They are for this process alone, not for its children.
+func openStored() stored {
+	s := stored{}
+	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	ours := os.Getenv("LISTEN_PID") == strconv.Itoa(os.Getpid())
+	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for _, name := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"} {
+		os.Unsetenv(name)
+	}
+	for i := 0; ours && i < n; i++ {
+		unix.CloseOnExec(firstStored + i)
+		if i < len(names) {
+			s[names[i]] = firstStored + i
+		}
+	}
+	return s
+}
+
+// take gives back the listener of an address; nil: systemd kept none.
+func (s stored) take(kind, address string) net.Listener {
+	name := storedName(kind, address)
+	fd, ok := s[name]
+	if !ok {
+		return nil
+	}
+	delete(s, name)
+	defer unix.Close(fd)
+	if _, err := os.Stat(address); kind == "admin" && err != nil {
+		return nil // nobody finds it any more
+	}
+	return inheritListener(fd, address, address)
+}
+
+// drop forgets what nobody took: listeners of an earlier configuration.
+func (s stored) drop() {
+	for name, fd := range s {
+		unix.Close(fd)
+		notify("FDSTOREREMOVE=1\nFDNAME=" + name)
+	}
+	clear(s)
+}
+
+// storedName has no colon, which separates names.
+func storedName(kind, address string) string {
+	return kind + "=" + strings.ReplaceAll(address, ":", "_")
+}
+
+// store has systemd keep the admin listeners for whom it starts if we die.
+func (d *daemon) store() {
+	for kind, l := range d.keepable() {
+		fd, err := duplicate(l)
+		if err != nil {
+			continue
+		}
+		notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+storedName(kind, d.address(kind)), fd)
+		unix.Close(fd)
+	}
+}
+
+// unstore takes them back: nobody shall wait for a supervisor that left, and
+// the guard of an upgrade opens its own.
+func (d *daemon) unstore() {
+	for kind := range d.keepable() {
+		notify("FDSTOREREMOVE=1\nFDNAME=" + storedName(kind, d.address(kind)))
+	}
+}
+
+func (d *daemon) keepable() map[string]net.Listener {
+	all := map[string]net.Listener{}
+	if d.socket != nil {
+		all["admin"] = d.socket
+	}
+	if d.http != nil {
+		all["http"] = d.http
+	}
+	return all
+}
+
+func (d *daemon) address(kind string) string {
+	if kind == "admin" {
+		return d.config.Admin.Socket
+	}
+	return cmp.Or(d.config.Admin.HTTP, "none")
 }

@@ -63,6 +63,8 @@ type daemon struct {
 
 	readOnly net.Listener // what of it changes nothing; nil: none
 
+	stored stored // what systemd kept for us
+
 	identity  lb.BootID // as gossip knows us
 	over      *handover // what our predecessor left; nil: an ordinary start
 	successor chan string
@@ -108,7 +110,7 @@ func start(file string, over *handover, signals chan os.Signal) error {
 	defer state.Close()
 	d := &daemon{
 		config: state.Config(), file: file, binary: binary, state: state, log: newLog(state.Config().Log),
-		over: over, successor: make(chan string, 1), signals: signals,
+		over: over, successor: make(chan string, 1), signals: signals, stored: openStored(),
 	}
 	if err := d.open(); err != nil {
 		d.close()
@@ -214,6 +216,13 @@ func (d *daemon) listen() (err error) {
 		d.http = inheritListener(d.over.HTTP, d.over.Address, c.HTTP)
 	}
 	if d.socket == nil {
+		d.socket = d.stored.take("admin", c.Socket)
+	}
+	if d.http == nil {
+		d.http = d.stored.take("http", c.HTTP)
+	}
+	d.stored.drop()
+	if d.socket == nil {
 		if d.socket, err = admin.Listen(c.Socket); err != nil {
 			return err
 		}
@@ -314,6 +323,7 @@ func (d *daemon) serve() (next string, err error) {
 		d.work.Go(func() { d.watch(ctx.Done()) })
 	}
 	next, signalled, err := d.await(ctx, ended)
+	d.unstore()
 	if next != "" {
 		if err := d.keepListeners(); err != nil {
 			d.log.Warn("the admin API is not reachable during the upgrade", "err", err)
@@ -348,6 +358,8 @@ func (d *daemon) ready(ctx context.Context) {
 		d.log.Info("listening", "listener", l.Name, "bind", l.Bind)
 	}
 	notify("READY=1")
+	d.store()
+	d.runWatchdog(ctx)
 }
 
 // await carries out signals until one of them, an error or an upgrade is the

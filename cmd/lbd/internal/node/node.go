@@ -330,6 +330,9 @@ func (n *Node) do(f func()) error {
 	}
 }
 
+// Turn returns when the loop has come round, which a loop that hangs never does.
+func (n *Node) Turn() error { return n.do(func() {}) }
+
 // Note records an event (of the monitor, the cluster, the datapath) and makes
 // the loop look again at all of them. It never blocks.
 func (n *Node) Note(e lb.Event) {

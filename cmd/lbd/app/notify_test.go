@@ -1,0 +1,129 @@
+package app
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemd is as much of it as lbd talks to: it hears, and keeps descriptors.
+type systemd struct {
+	t     *testing.T
+	conn  *net.UnixConn
+	path  string
+	names []string
+	files []*os.File
+}
+
+func newSystemd(t *testing.T, dir string) *systemd {
+	t.Helper()
+	path := filepath.Join(dir, "notify")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &systemd{t: t, conn: c, path: path}
+	t.Cleanup(func() {
+		c.Close()
+		for _, f := range s.files {
+			f.Close()
+		}
+	})
+	return s
+}
+
+// hear waits for a message that begins so.
+func (s *systemd) hear(begin string) {
+	s.t.Helper()
+	s.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	for {
+		buf, oob := make([]byte, 4096), make([]byte, 256)
+		n, o, _, _, err := s.conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			s.t.Fatalf("nothing begins with %s: %v", begin, err)
+		}
+		text := string(buf[:n])
+		if messages, err := unix.ParseSocketControlMessage(oob[:o]); err == nil && len(messages) > 0 {
+			fds, _ := unix.ParseUnixRights(&messages[0])
+			_, name, _ := strings.Cut(text, "FDNAME=")
+			for _, fd := range fds {
+				s.names, s.files = append(s.names, name), append(s.files, os.NewFile(uintptr(fd), name))
+			}
+		}
+		if strings.HasPrefix(text, begin) {
+			return
+		}
+	}
+}
+
+// run starts lbd as systemd would, with what is stored.
+func (s *systemd) run(at *site) *exec.Cmd {
+	s.t.Helper()
+	c := at.command("run", "-c", at.file())
+	c.Args = []string{"sh", "-c", `export LISTEN_PID=$$; exec "$@"`, "sh", c.Path, "run", "-c", at.file()}
+	c.Path = "/bin/sh"
+	c.Env = append(os.Environ(), "NOTIFY_SOCKET="+s.path, "WATCHDOG_USEC=300000",
+		fmt.Sprintf("LISTEN_FDS=%d", len(s.files)), "LISTEN_FDNAMES="+strings.Join(s.names, ":"))
+	c.ExtraFiles = s.files
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		c.Process.Kill()
+		c.Process.Wait() // not c.Wait: workers hold its output
+		if s.t.Failed() {
+			s.t.Log(at.out.String())
+		}
+	})
+	return c
+}
+
+func TestSystemdIsToldAndKeepsTheAdminListeners(t *testing.T) {
+	s := newSite(t)
+	sd := newSystemd(t, s.dir)
+	c := sd.run(s)
+	sd.hear("READY=1")
+	sd.hear("FDSTORE=1")
+	sd.hear("WATCHDOG=1")
+	sd.hear("WATCHDOG=1")
+	if want := "admin=" + s.socket(); len(sd.names) != 1 || sd.names[0] != want {
+		t.Fatalf("stored %v, want %s", sd.names, want)
+	}
+
+	c.Process.Kill()
+	c.Process.Wait() // not c.Wait: workers hold its output
+	waits, err := net.Dial("unix", s.socket()) // nobody serves it now
+	if err != nil {
+		t.Fatalf("while no supervisor runs: %v", err)
+	}
+	defer waits.Close()
+	fmt.Fprint(waits, "GET /readyz HTTP/1.0\r\n\r\n")
+
+	c = sd.run(s)
+	sd.hear("READY=1")
+	answer := make([]byte, 12)
+	waits.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := waits.Read(answer); err != nil || string(answer) != "HTTP/1.0 200" && string(answer) != "HTTP/1.0 503" {
+		t.Errorf("who asked meanwhile got %q, %v", answer, err)
+	}
+	c.Process.Signal(unix.SIGTERM)
+	sd.hear("FDSTOREREMOVE=1")
+	sd.hear("STOPPING=1")
+	c.Process.Wait()
+}
+
+func TestTheWatchdogIsSilentWhenNobodyAsks(t *testing.T) {
+	for text, want := range map[string]time.Duration{"": 0, "x": 0, "2000000": 2 * time.Second} {
+		t.Setenv("WATCHDOG_USEC", text)
+		if got := watchdogInterval(); got != want {
+			t.Errorf("WATCHDOG_USEC=%s: %v, want %v", text, got, want)
+		}
+	}
+}
