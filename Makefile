@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: build run lab test check race fuzz chaos soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
+.PHONY: deb install-test build run lab test check race fuzz chaos soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -67,6 +67,12 @@ bench-idle: build ## 100 000 idle connections: bytes each, and a request beside 
 
 generate: ## BPF objects from their sources; needs clang-19 and llvm-19
 	$(GO) generate ./bpf
+
+deb: ## dist/*.deb: binaries, unit, manual, completions, examples
+	GO=$(GO) packaging/build
+
+install-test: ## as root, needs debootstrap: install, start, upgrade under load and remove the package
+	GO=$(GO) packaging/install-test $(ROOT)
 
 clean:
 	rm -rf bin dist

@@ -98,7 +98,7 @@ func TestSystemdIsToldAndKeepsTheAdminListeners(t *testing.T) {
 	}
 
 	c.Process.Kill()
-	c.Process.Wait() // not c.Wait: workers hold its output
+	c.Process.Wait()                           // not c.Wait: workers hold its output
 	waits, err := net.Dial("unix", s.socket()) // nobody serves it now
 	if err != nil {
 		t.Fatalf("while no supervisor runs: %v", err)
