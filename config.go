@@ -93,6 +93,10 @@ type Limits struct {
 	Head        Bytes `yaml:"head" default:"64KiB" range:"1KiB..1MiB"`
 	Fields      int   `yaml:"fields" default:"100" range:"10..10000"`
 	URI         Bytes `yaml:"uri" default:"16KiB" range:"256B..1MiB"`
+	// BodyRate is the least that a client must send of a request's body, and
+	// take of a response that waits for it, in bytes per second over 30 s (of
+	// a request: timeout.idle). "off" (0): anything but silence will do.
+	BodyRate Bytes `yaml:"body_rate" default:"256B" words:"off=0B" range:"0B..1MiB"`
 }
 
 // AdminSettings says where the admin API is served.

@@ -16,7 +16,8 @@ const (
 	UpstreamTimeout  Reason = "upstream_timeout"   // 504: no response head in time, or silence in a body
 	UpstreamProtocol Reason = "upstream_protocol"  // 502: the response is not valid
 	ClientAbort      Reason = "client_abort"       // the client went away
-	ClientTimeout    Reason = "client_timeout"     // 408: head or body too slow
+	ClientTimeout    Reason = "client_timeout"     // 408: a head not in time, or silence in a body
+	SlowClient       Reason = "slow_client"        // 408: a body slower than limits.body_rate, in either direction
 	BadRequest       Reason = "bad_request"        // 400: the request is not valid
 	BadFraming       Reason = "bad_framing"        // 400: where the body ends is in doubt
 	HeadTooLarge     Reason = "head_too_large"     // 431: too many or too large fields

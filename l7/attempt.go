@@ -150,8 +150,7 @@ func (x *exchange) sendKept() {
 		x.dropKept()
 	}
 	if x.inPaused && x.up.buffered() < highWater {
-		x.inPaused = false
-		x.down.resumeBody()
+		x.letIn()
 	}
 }
 
@@ -206,7 +205,15 @@ func (x *exchange) forward(p []byte) {
 	if x.up.buffered() > highWater {
 		x.pauseIn()
 	}
+	x.bodyCame(len(p))
 	x.waitResponse()
+}
+
+// letIn takes pauseIn back.
+func (x *exchange) letIn() {
+	x.inPaused = false
+	x.bodyDue = 0
+	x.down.resumeBody()
 }
 
 func (x *exchange) pauseIn() {

@@ -96,6 +96,7 @@ func (c *clientH1) Connected(err error) {
 // expect makes an open connection ready for a request of x.
 func (c *clientH1) expect(x *exchange) {
 	c.x = x
+	c.conn.Fit(0)
 	c.answer = x.replyRoom()
 	c.answer.taken = c.conn.Taken()
 	c.state = clientHead
@@ -178,8 +179,18 @@ func (c *clientH1) close() {
 	}
 }
 
+// bulk is a read after which the next one is fitted to what the client takes.
+const bulk = 16 << 10
+
 // Received is the transport's.
 func (c *clientH1) Received(p []byte) {
+	c.receive(p)
+	if len(p) >= bulk && c.x != nil {
+		c.t.Fit(c.x.down.room())
+	}
+}
+
+func (c *clientH1) receive(p []byte) {
 	if len(p) > 0 && c.answer != nil {
 		c.answer.heard = true
 	}
@@ -362,7 +373,7 @@ func (c *clientH1) tunnelEnded(err error) {
 // lost is the error of a connection that ended before the response began.
 func (c *clientH1) lost(err error) *Error {
 	e := &Error{Status: 502, Source: FromUpstream, Reason: lb.UpstreamReset, Sent: true, Err: err}
-	if errors.Is(err, loop.ErrStalled) {
+	if errors.Is(err, loop.ErrStalled) || errors.Is(err, loop.ErrSlow) {
 		e.Status, e.Reason = 504, lb.UpstreamTimeout
 	}
 	if !c.answer.heard {

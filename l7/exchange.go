@@ -25,6 +25,7 @@ type downstream interface {
 	pauseBody() // no more requestBody than what is read already, until resumeBody
 	resumeBody()
 	buffered() int  // response bytes that the client has not taken yet
+	room() int      // response bytes that it is sure to take next
 	abort(e *Error) // no whole response: RST_STREAM, or close
 	done()          // the exchange is over
 }
@@ -77,8 +78,10 @@ type exchange struct {
 	request  Request
 	text     []byte // what the strings of request point into
 	inPaused bool
-	tried    []int // candidates of the view's choice
-	fresh    bool  // the next attempt makes a connection of its own
+	bodyDue  time.Duration // of the loop's clock, when the rest of the body is late
+	bodySlow bool          // bytes come, but too few
+	tried    []int         // candidates of the view's choice
+	fresh    bool          // the next attempt makes a connection of its own
 	mirror   *copied
 	copyOf   *Pool // this is a copy that this pool gets
 
@@ -190,8 +193,11 @@ func (x *exchange) requestTrailers(h Header) {
 // clientGone says that nobody waits for the response any more.
 func (x *exchange) clientGone(err error) {
 	e := &Error{Status: 499, Source: FromClient, Reason: lb.ClientAbort, Err: err}
-	if errors.Is(err, loop.ErrStalled) {
+	switch {
+	case errors.Is(err, loop.ErrStalled):
 		e.Status, e.Reason = 408, lb.ClientTimeout
+	case errors.Is(err, loop.ErrSlow):
+		e.Status, e.Reason = 408, lb.SlowClient
 	}
 	if x.over || x.hold(heldEvent{kind: heldGone, err: e}) {
 		return
@@ -299,8 +305,7 @@ func (x *exchange) upstreamDrained() {
 	if x.over || x.suspended || !x.inPaused {
 		return
 	}
-	x.inPaused = false
-	x.down.resumeBody()
+	x.letIn()
 }
 
 // finish is the end: whatever is left of the attempt is given up, the Log phases

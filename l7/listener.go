@@ -28,6 +28,7 @@ func (t *thread) listen(listener string, fd int) error {
 		return fmt.Errorf("accept for listener %s: %w", listener, err)
 	}
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // inherited by what is accepted; no matter on a unix socket
+	loop.KeepUnsent(fd)
 	a.ln = ln
 	t.listeners[fd] = a
 	return nil

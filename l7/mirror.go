@@ -106,6 +106,7 @@ func (copySink) sendTrailers(Header)      {}
 func (copySink) pauseBody()               {}
 func (copySink) resumeBody()              {}
 func (copySink) buffered() int            { return 0 }
+func (copySink) room() int                { return bulk }
 func (copySink) abort(*Error)             {}
 func (n copySink) done()                  { n.t.copies-- }
 

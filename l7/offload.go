@@ -201,8 +201,7 @@ func (x *exchange) catchUp(number uint64, held []heldEvent) {
 		x.clientDrained()
 	}
 	if x.inPaused && (x.sending && x.up.buffered() < highWater || !x.sending && len(x.kept) < highWater) {
-		x.inPaused = false
-		x.down.resumeBody()
+		x.letIn()
 	}
 }
 

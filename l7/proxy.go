@@ -114,6 +114,8 @@ func (p *Proxy) Commit(s *Snapshot) {
 	p.retireEndpoints()
 	p.retireLoads()
 	p.switchView()
+	rate := int64(s.config.Limits.BodyRate)
+	p.each(func(t *thread) { t.loop.Pace(rate) })
 }
 
 // retireEndpoints forgets the endpoints that the snapshot does not name; their

@@ -259,7 +259,7 @@ func (r *requestH2) lost(err error) *Error {
 		}
 	case errors.As(err, &conn):
 		e.Reason = lb.UpstreamProtocol
-	case errors.Is(err, loop.ErrStalled), errors.Is(err, errUnheard):
+	case errors.Is(err, loop.ErrStalled), errors.Is(err, loop.ErrSlow), errors.Is(err, errUnheard):
 		e.Status, e.Reason = 504, lb.UpstreamTimeout
 	case !r.answered:
 		e.kind = failedSilent

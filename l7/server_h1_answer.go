@@ -117,7 +117,17 @@ func (s *serverH1) resumeBody() {
 	s.resumeReading()
 }
 
-func (s *serverH1) buffered() int { return s.t.Buffered() }
+// buffered says that the client is full as soon as the kernel is: what more was
+// read from the backend would have to be kept.
+func (s *serverH1) buffered() int {
+	n := s.t.Buffered()
+	if n > 0 && s.t.Blocked() {
+		n += highWater
+	}
+	return n
+}
+
+func (s *serverH1) room() int { return s.t.Room() }
 
 // abort: the response is not whole, and must not look so.
 func (s *serverH1) abort(*Error) { s.aborted = true }

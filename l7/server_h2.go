@@ -29,6 +29,10 @@ type serverH2 struct {
 	lingers  uint16 // how often lingering was prolonged
 }
 
+// bulkH2 bounds a read: others wait while what may be thousands of frames are
+// looked at.
+const bulkH2 = 64 << 10
+
 // h2Ahead is how much is handed to the transport before the kernel took it.
 const h2Ahead = 64 << 10
 
@@ -49,6 +53,7 @@ func (c *serverH2) Received(p []byte) {
 	case serverHead:
 		// What is wrong is told by the GOAWAY, which flush follows with the end.
 		_ = c.conn.Receive(p, c.thread.loop.Now())
+		c.t.Fit(min(2*len(p), bulkH2))
 		c.notePartial()
 		c.soil()
 	case serverLinger:
@@ -271,23 +276,31 @@ func (c *serverH2) Expired(*loop.Timer) {
 	c.wait()
 }
 
-// dropStalled ends the streams whose client gives no window for what waits.
+// dropStalled ends the streams whose client gives no window for what waits, or
+// so little that it comes to less than limits.body_rate.
 func (c *serverH2) dropStalled(now time.Duration) {
+	stall := c.thread.h2.times.stall
+	least := c.thread.loop.Least(stall)
 	c.conn.Each(func(s *h2.Stream) {
 		st := s.Owner.(*streamH2)
-		if s.Buffered() == 0 || s.Sent() != st.sent {
+		took := s.Sent() - st.sent
+		if s.Buffered() == 0 || took >= least {
 			st.sent, st.stalled = s.Sent(), now
 			return
 		}
-		if now-st.stalled < c.thread.h2.times.stall {
+		if now-st.stalled < stall {
 			return
+		}
+		why := loop.ErrStalled
+		if took > 0 {
+			why = loop.ErrSlow
 		}
 		st.endStream(h2.Cancel)
 		if st.x == nil {
 			c.put(st)
 			return
 		}
-		st.x.clientFailed(streamFault(loop.ErrStalled))
+		st.x.clientFailed(streamFault(why))
 	})
 }
 

@@ -118,8 +118,11 @@ func (e *tcpEnd) Received(b []byte) {
 	p := e.proxy
 	e.taken += int64(len(b))
 	e.other.conn.Write(b)
-	if e.other.conn.Buffered() > highWater {
+	if e.other.conn.Blocked() || e.other.conn.Buffered() > highWater {
 		e.conn.Pause()
+	}
+	if len(b) >= bulk {
+		e.conn.Fit(e.other.conn.Room())
 	}
 	p.quiet()
 }

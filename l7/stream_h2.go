@@ -219,6 +219,13 @@ func (st *streamH2) buffered() int {
 	return n
 }
 
+func (st *streamH2) room() int {
+	if st.s == nil {
+		return 0
+	}
+	return st.c.conn.Room(st.s)
+}
+
 // abort: the response is not whole, and must not look so.
 func (st *streamH2) abort(*Error) { st.endStream(h2.InternalError) }
 
@@ -268,6 +275,8 @@ func streamFault(err error) *Error {
 		case h2.NoError: // it was us who had enough
 			e.Status, e.Reason = 408, lb.ClientTimeout
 		}
+	case errors.Is(err, loop.ErrSlow):
+		e.Status, e.Reason = 408, lb.SlowClient
 	case errors.Is(err, loop.ErrStalled):
 		e.Status, e.Reason = 408, lb.ClientTimeout
 	}

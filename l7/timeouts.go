@@ -54,8 +54,23 @@ func (x *exchange) waitResponse() {
 	case x.reqEnd:
 		x.arm(waitHead, t.Request)
 	default:
-		x.arm(waitRequest, t.Idle)
+		if x.bodyDue == 0 {
+			x.bodyDue = x.thread.loop.Now() + t.Idle
+		}
+		x.arm(waitRequest, x.bodyDue-x.thread.loop.Now())
 	}
+}
+
+// bodyCame puts off when the rest of the request's body is late: each byte is
+// worth its part of a second, but no more than timeout.idle is saved up. A gRPC
+// stream may say as little as it likes.
+func (x *exchange) bodyCame(n int) {
+	now, idle := x.thread.loop.Now(), x.session.Route.Config.Timeout.Idle
+	due := now + idle
+	if rate := x.view.config.Limits.BodyRate; rate > 0 && x.bodyDue > 0 && !isGRPC(x.session.Request) {
+		due = min(due, x.bodyDue+time.Duration(n)*time.Second/time.Duration(rate))
+	}
+	x.bodyDue, x.bodySlow = due, due < now+idle
 }
 
 // waitBody waits for the body of the response.
@@ -116,11 +131,16 @@ func (x *exchange) Expired(*loop.Timer) {
 // requestLate: the client is slow, unless it is us who do not read.
 func (x *exchange) requestLate() {
 	if x.inPaused {
+		x.bodyDue = 0
 		x.waitResponse()
 		return
 	}
+	e := &Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout}
+	if x.bodySlow {
+		e.Reason = lb.SlowClient
+	}
 	x.dropAttempt()
-	x.fail(&Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout})
+	x.fail(e)
 }
 
 // bodyLate: the backend is slow, unless it is us who do not read. A client that

@@ -271,6 +271,12 @@ func (c *tlsConn) Unread() bool { return c.raw.Unread() }
 
 func (c *tlsConn) Unacked() int { return c.raw.Unacked() + len(c.plain) }
 
+func (c *tlsConn) Blocked() bool { return c.raw.Blocked() }
+
+func (c *tlsConn) Room() int { return max(0, c.raw.Room()-len(c.plain)) }
+
+func (c *tlsConn) Fit(n int) { c.raw.Fit(n) }
+
 func (c *tlsConn) Buffered() int { return c.raw.Buffered() + len(c.plain) }
 
 func (c *tlsConn) Pause() {

@@ -19,8 +19,11 @@ type transport interface {
 	Use(u loop.User) // who is told from now on
 	Write(p []byte)  // takes all of p; sent at the end of the turn
 	Buffered() int   // written, and not yet taken by the kernel
+	Blocked() bool   // the kernel takes no more for now; Drained follows
 	Unacked() int    // written, and not yet acknowledged by the peer's kernel
 	Unread() bool    // the peer's kernel sent something, or FIN, that was not read yet
+	Room() int       // what the kernel is sure to take of what is written next
+	Fit(n int)       // the next read from the socket takes up to n, or 16 KiB when that is more
 	Pause()          // no Received until Resume; a dead connection is told all the same
 	Resume()
 	CloseWrite() // FIN (TLS: close_notify, FIN) after all that was written

@@ -55,6 +55,13 @@ func (s *Stream) Buffered() int { return s.queue.size }
 // Stalled says that the peer gives no window for s.
 func (c *Conn) Stalled(s *Stream) bool { return s.sendWindow <= 0 || c.sendWindow <= 0 }
 
+// Room returns how much of what is written next on s goes out without waiting
+// for the peer, and not more than is good for the other streams.
+func (c *Conn) Room(s *Stream) int {
+	free := int64(outTarget - c.pending() - s.queue.size)
+	return int(max(0, min(free, s.sendWindow, c.sendWindow)))
+}
+
 // Sent returns how many body bytes went out: it shows whether the peer takes
 // what is Buffered.
 func (s *Stream) Sent() int64 { return s.sent }

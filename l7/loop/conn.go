@@ -12,6 +12,9 @@ import (
 // ErrStalled ends a connection whose peer takes nothing of what is written.
 var ErrStalled = errors.New("peer does not read")
 
+// ErrSlow ends a connection whose peer takes less than Pace of what is written.
+var ErrSlow = errors.New("peer reads too slowly")
+
 const (
 	// stallTimeout is how long a write may make no progress.
 	stallTimeout = 30 * time.Second
@@ -20,6 +23,9 @@ const (
 	direct = 16 << 10
 	// lowWater is how much must have been buffered for Drained to be told.
 	lowWater = 32 << 10
+	// firstRead is the size of a connection's first read; full ones double it.
+	// What was read has to be kept if the other side does not take it.
+	firstRead = 16 << 10
 )
 
 // User is told what a connection reads.
@@ -48,11 +54,12 @@ type Conn struct {
 	out   []byte // of the loop's buffers; nil when nothing waits
 	sent  int    // of out
 	taken uint64 // by the kernel, of all that was written
-	stall *Timer // of the loop's; nil unless blocked: most connections are idle
+	stall *stall // of the loop's; nil unless blocked: most connections are idle
 	fd    int32
 	index uint32
 	want  uint32 // what epoll is asked for
 	gen   uint32
+	span  uint32 // the most that the next read takes
 
 	dirty    bool // among loop.dirty
 	paused   bool
@@ -77,7 +84,7 @@ func (c *Conn) Init(l *Loop, fd int, u User) error {
 }
 
 func (c *Conn) init(l *Loop, fd int, u User, want uint32) error {
-	*c = Conn{loop: l, user: u, fd: int32(fd), want: want}
+	*c = Conn{loop: l, user: u, fd: int32(fd), want: want, span: firstRead}
 	index, generation, err := l.register(fd, want, c)
 	if err != nil {
 		unix.Close(fd)
@@ -133,7 +140,8 @@ func (c *Conn) readable(events uint32) {
 
 // read reports whether all there was may have been read, and more can be.
 func (c *Conn) read() bool {
-	n, errno := rawRead(int(c.fd), c.loop.input)
+	span := int(c.span)
+	n, errno := rawRead(int(c.fd), c.loop.input[:span])
 	switch {
 	case errno == unix.EAGAIN:
 		return false
@@ -145,8 +153,11 @@ func (c *Conn) read() bool {
 		c.user.Ended(io.EOF)
 		return false
 	}
+	if n == span {
+		c.span = uint32(min(2*span, MaxIO))
+	}
 	c.user.Received(c.loop.input[:n])
-	return n < len(c.loop.input) && !c.paused && !c.closed && !c.ending && !c.watched
+	return n < span && !c.paused && !c.closed && !c.ending && !c.watched
 }
 
 // socketError is why the connection died.
@@ -192,8 +203,16 @@ func (c *Conn) ask(want uint32) {
 	_ = c.loop.control(unix.EPOLL_CTL_MOD, int(c.fd), want, c.index, c.gen)
 }
 
-// Pause stops Received. It costs nothing unless bytes come.
-func (c *Conn) Pause() { c.paused = true }
+// Pause stops Received. It costs nothing unless bytes come. What is read
+// afterwards is little at first: the other side was slow.
+func (c *Conn) Pause() {
+	c.paused = true
+	c.Fit(0)
+}
+
+// Fit makes the next read take up to n bytes, or 16 KiB when that is more: what
+// the other side is going to take.
+func (c *Conn) Fit(n int) { c.span = uint32(min(max(n, firstRead), MaxIO)) }
 
 // Resume takes a Pause back.
 func (c *Conn) Resume() {
@@ -215,6 +234,9 @@ func (c *Conn) Close() {
 	}
 	c.drop()
 	c.closed = true
+	if c.fd < 0 { // Dial has put it off
+		return
+	}
 	c.loop.release(c.index)
 	_ = unix.Close(int(c.fd))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,10 +16,61 @@ type Dialer interface {
 	Connected(err error)
 }
 
+// dialsPerTurn bounds how many connections a turn begins: on the way to a
+// backend on this host the kernel does the backend's part of the work, too.
+const dialsPerTurn = 16
+
+// dial is a connection that is begun in a later turn.
+type dial struct {
+	conn   *Conn
+	number uint32 // conn's index: it may have been closed and dialled again
+	addr   netip.AddrPort
+	path   string
+}
+
 // Dial starts to connect c to address, "ip:port" as addr, or a socket's path
 // when addr is not valid. Connected is told later, never from within the call;
 // there is no time-out: Close ends the attempt.
 func (c *Conn) Dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
+	if l.dialed >= dialsPerTurn {
+		l.putOff++
+		*c = Conn{loop: l, user: d, fd: -1, index: l.putOff, connects: true, span: firstRead}
+		l.dials = append(l.dials, dial{c, l.putOff, addr, path})
+		return nil
+	}
+	return c.dial(l, addr, path, d)
+}
+
+// dialMore begins some of the connections that earlier turns put off.
+func (l *Loop) dialMore() {
+	l.dialed = 0
+	if len(l.dials) == 0 {
+		return
+	}
+	i := 0
+	for ; i < len(l.dials) && l.dialed < dialsPerTurn; i++ {
+		next := l.dials[i]
+		if c := next.conn; c.fd < 0 && !c.closed && c.index == next.number { // else it was given up
+			c.redial(next)
+		}
+	}
+	l.dials = slices.Delete(l.dials, 0, i)
+}
+
+// redial begins a connection that was put off, with what is written already.
+func (c *Conn) redial(next dial) {
+	was := *c
+	if err := c.dial(c.loop, next.addr, next.path, was.user.(Dialer)); err != nil {
+		*c = was
+		c.Close()
+		c.user.(Dialer).Connected(err)
+		return
+	}
+	c.out, c.wide, c.paused, c.closing, c.ending = was.out, was.wide, was.paused, was.closing, was.ending
+}
+
+func (c *Conn) dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
+	l.dialed++
 	family, sa := sockaddr(addr, path)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

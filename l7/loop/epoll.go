@@ -82,7 +82,7 @@ func (l *Loop) wait() (int, error) {
 }
 
 // unfinished reports whether the last turn left something to do.
-func (l *Loop) unfinished() bool { return len(l.later) > 0 || len(l.dirty) > 0 }
+func (l *Loop) unfinished() bool { return len(l.later) > 0 || len(l.dirty) > 0 || len(l.dials) > 0 }
 
 func (l *Loop) poll() (int, error) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),

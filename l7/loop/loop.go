@@ -48,13 +48,18 @@ type Loop struct {
 	stopped bool
 
 	stall time.Duration // stallTimeout, but for tests
+	rate  int64         // bytes per second that a blocked write must come on
 
 	wheel wheel
 	dirty []*Conn  // written to in this turn
 	later []Runner // to run before the turn ends
 	spare buffers
 
-	stalls []*Timer // spare ones of connections that were blocked: at most as many as were at once
+	dialed int    // connections begun in this turn
+	dials  []dial // those that have to wait for the next
+	putOff uint32 // how often that was
+
+	stalls []*stall // spare ones of connections that were blocked: at most as many as were at once
 
 	mu     sync.Mutex
 	posted []func() // guarded by mu
@@ -151,6 +156,7 @@ func (l *Loop) turn() error {
 	l.tick()
 	l.dispatch(n)
 	l.wheel.advance(l.now)
+	l.dialMore()
 	l.finishTurn()
 	return nil
 }
@@ -271,6 +277,13 @@ func goroutine() (n int64) {
 	}
 	return n
 }
+
+// Pace ends connections whose peer takes less than so many bytes per second
+// while a write is blocked; 0: it must take something.
+func (l *Loop) Pace(bytesPerSecond int64) { l.rate = bytesPerSecond }
+
+// Least is how much a peer must take in a time, at least a byte.
+func (l *Loop) Least(of time.Duration) int64 { return max(1, int64(float64(l.rate)*of.Seconds())) }
 
 // Input is the buffer that connections of this loop read into. TLS, which reads
 // by itself, may use it too: what is in it is gone when the callback returns.

@@ -494,3 +494,90 @@ func TestAnIdleLoopBeats(t *testing.T) {
 		runtime.Gosched()
 	}
 }
+
+func TestAPeerThatReadsTooSlowlyIsGivenUp(t *testing.T) {
+	l := running(t)
+	r := new(recorder)
+	c := pair(t, l, r)
+	on(t, l, func() {
+		l.stall = 20 * Tick
+		l.Pace(1 << 40)
+		r.conn.Write(make([]byte, 64<<20))
+	})
+	go func() { // ends with the connection
+		for {
+			if _, err := io.CopyN(io.Discard, c, 64<<10); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	r.want(t, ErrSlow.Error())
+	on(t, l, r.conn.Close)
+}
+
+// dialer counts how its connections fared.
+type dialer struct {
+	recorder
+	how chan error
+}
+
+func (d *dialer) Connected(err error) { d.how <- err }
+
+func TestManyConnectionsAreBegunInSeveralTurns(t *testing.T) {
+	const many = 10 * dialsPerTurn
+	l := running(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	addr := ln.Addr().(*net.TCPAddr).AddrPort()
+	how := make(chan error, many)
+	conns := make([]dialer, many)
+	on(t, l, func() {
+		for i := range conns {
+			d := &conns[i]
+			d.how = how
+			if err := d.conn.Dial(l, addr, "", d); err != nil {
+				t.Error(err)
+			}
+		}
+		if l.dialed != dialsPerTurn || len(l.dials) != many-dialsPerTurn {
+			t.Errorf("%d begun, %d put off", l.dialed, len(l.dials))
+		}
+		conns[many-1].conn.Close() // it is never begun
+		again := &conns[many-2]    // and this one only once
+		again.conn.Close()
+		if err := again.conn.Dial(l, addr, "", again); err != nil {
+			t.Error(err)
+		}
+		conns[many-3].conn.Write([]byte("early"))
+	})
+	for range many - 1 {
+		if err := wait(t, how); err != nil {
+			t.Error(err)
+		}
+	}
+	on(t, l, func() {
+		if len(how) > 0 || len(l.dials) > 0 || l.dials == nil {
+			t.Errorf("%d connections too many, %d put off", len(how), len(l.dials))
+		}
+		for i := range conns {
+			conns[i].conn.Close()
+		}
+	})
+	early := 0
+	for range many - 1 {
+		c, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(c)
+		early += len(b)
+		c.Close()
+	}
+	if early != len("early") {
+		t.Errorf("%d bytes arrived", early)
+	}
+}

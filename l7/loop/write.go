@@ -12,14 +12,20 @@ func (c *Conn) Write(p []byte) {
 	if c.closed || c.ending || c.broken || len(p) == 0 {
 		return
 	}
+	full := false
 	if len(p) >= direct && !c.blocked && !c.connects {
-		p = p[c.writeNow(p):]
-		if len(p) == 0 || c.closed {
+		var n int
+		n, full = c.writeNow(p)
+		if p = p[n:]; len(p) == 0 || c.closed {
 			return
 		}
 	}
 	c.out = c.loop.Append(c.out, p)
 	c.wide = c.wide || len(c.out)-c.sent > lowWater
+	if full {
+		c.block()
+		return
+	}
 	c.soil()
 }
 
@@ -31,8 +37,9 @@ func (c *Conn) soil() {
 	}
 }
 
-// writeNow sends what waits and p, and returns how much of p went.
-func (c *Conn) writeNow(p []byte) int {
+// writeNow sends what waits and p, and returns how much of p went, and whether
+// the kernel would not have more.
+func (c *Conn) writeNow(p []byte) (took int, full bool) {
 	waiting := c.out[c.sent:]
 	var n int
 	var errno unix.Errno
@@ -42,15 +49,16 @@ func (c *Conn) writeNow(p []byte) int {
 		n, errno = rawWrite2(int(c.fd), waiting, p)
 	}
 	if errno != 0 {
-		return 0 // the flush at the turn's end meets it again
+		return 0, errno == unix.EAGAIN // another one the flush at the turn's end meets again
 	}
+	full = n < min(len(waiting)+len(p), MaxIO)
 	c.taken += uint64(n)
 	if n < len(waiting) {
 		c.sent += n
-		return 0
+		return 0, full
 	}
 	c.recycle()
-	return n - len(waiting)
+	return n - len(waiting), full
 }
 
 // flush sends what waits, as far as the kernel takes it.
@@ -70,7 +78,6 @@ func (c *Conn) flush() {
 		}
 		c.sent += n
 		c.taken += uint64(n)
-		c.progress()
 	}
 	c.written()
 }
@@ -78,43 +85,69 @@ func (c *Conn) flush() {
 // block waits for the kernel to take more.
 func (c *Conn) block() {
 	c.wide = true
+	c.shrink()
 	if !c.blocked {
 		c.blocked = true
 		c.ask(c.want | unix.EPOLLOUT)
 	}
 	if c.stall == nil {
 		c.stall = c.loop.timer()
-		c.loop.Set(c.stall, c.loop.stall, c)
+		c.stall.acked = c.acked()
+		c.loop.Set(&c.stall.Timer, c.loop.stall, c)
 	}
 }
 
-// progress gives a blocked write its time again.
-func (c *Conn) progress() {
-	if c.stall != nil {
-		c.loop.Set(c.stall, c.loop.stall, c)
+// shrink keeps what waits in a buffer of its size: it may wait for long.
+func (c *Conn) shrink() {
+	if rest := c.out[c.sent:]; cap(c.out) > sizes[0] && len(rest) <= cap(c.out)/4 {
+		smaller := append(c.loop.Buffer(len(rest)), rest...)
+		c.loop.Recycle(c.out)
+		c.out, c.sent = smaller, 0
 	}
 }
 
-// Expired is the stall timer's.
-func (c *Conn) Expired(*Timer) { c.failWrite(ErrStalled) }
+// stall is how a write that is blocked comes on.
+type stall struct {
+	Timer
+	acked uint64 // by the peer's kernel, when this was last looked at
+}
+
+// acked is how much the peer's kernel has acknowledged of all that was written.
+func (c *Conn) acked() uint64 { return c.taken + uint64(c.Buffered()) - uint64(c.Unacked()) }
+
+// Expired looks at how much a blocked write came on. What the kernel took says
+// little: it may have had room for megabytes that the peer never reads, or have
+// none while the peer reads a third of them.
+func (c *Conn) Expired(*Timer) {
+	came := c.acked() - c.stall.acked
+	switch {
+	case came == 0:
+		c.failWrite(ErrStalled)
+	case came < uint64(c.loop.Least(c.loop.stall)):
+		c.failWrite(ErrSlow)
+	default:
+		c.stall.acked += came
+		c.loop.Set(&c.stall.Timer, c.loop.stall, c)
+	}
+}
 
 // unstall gives the timer back.
 func (c *Conn) unstall() {
 	if c.stall != nil {
-		c.loop.Stop(c.stall)
+		c.loop.Stop(&c.stall.Timer)
 		c.loop.stalls = append(c.loop.stalls, c.stall)
 		c.stall = nil
 	}
 }
 
 // timer returns one that is not set.
-func (l *Loop) timer() *Timer {
+func (l *Loop) timer() *stall {
 	if n := len(l.stalls); n > 0 {
 		t := l.stalls[n-1]
 		l.stalls = l.stalls[:n-1]
 		return t
 	}
-	return new(Timer)
+	return new(stall)
 }
 
 // written: nothing waits any more.
@@ -142,7 +175,7 @@ func (c *Conn) written() {
 // failWrite: the peer takes no more. What it sent before may still be read, so
 // reading goes on until that fails, too, unless it is over or paused.
 func (c *Conn) failWrite(err error) {
-	if c.ending || c.eof || c.paused || errors.Is(err, ErrStalled) {
+	if c.ending || c.eof || c.paused || errors.Is(err, ErrStalled) || errors.Is(err, ErrSlow) {
 		c.fail(err)
 		return
 	}
@@ -171,6 +204,9 @@ func (c *Conn) recycle() {
 // Buffered is how much was written and not yet taken by the kernel.
 func (c *Conn) Buffered() int { return len(c.out) - c.sent }
 
+// Blocked reports whether the kernel takes no more for now. Drained follows.
+func (c *Conn) Blocked() bool { return c.blocked }
+
 // Unacked is how much was written, FIN included, that the peer's kernel has not
 // acknowledged: what a reset would still take from it.
 func (c *Conn) Unacked() int {
@@ -197,6 +233,28 @@ func (c *Conn) Unread() bool {
 
 // Taken is how much the kernel has taken of all that was written.
 func (c *Conn) Taken() uint64 { return c.taken }
+
+// Unsent is how much the kernel of a connection keeps, that was accepted after
+// KeepUnsent, beside what is under way to the peer.
+const Unsent = 128 << 10
+
+// KeepUnsent makes connections that listener accepts hold at most Unsent. Else
+// a peer that does not read costs the kernel megabytes.
+func KeepUnsent(listener int) {
+	_ = unix.SetsockoptInt(listener, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, Unsent) // there is none on a unix socket
+}
+
+// Room is how much the kernel is sure to take of what is written next.
+func (c *Conn) Room() int {
+	if c.Buffered() > 0 || c.closed {
+		return 0
+	}
+	n, err := unix.IoctlGetInt(int(c.fd), unix.SIOCOUTQNSD)
+	if err != nil { // a unix socket
+		return Unsent
+	}
+	return max(0, Unsent-n)
+}
 
 // CloseWrite sends FIN after what was written.
 func (c *Conn) CloseWrite() {
