@@ -53,20 +53,14 @@ func (l *Loop) control(op, fd int, events, index, generation uint32) error {
 	return nil
 }
 
-// maxMisses is how many polls in a row may find nothing before the loop goes
-// straight to sleep: under load a poll costs less than a sleep, at rest it is
-// a system call too many.
-const maxMisses = 2
-
-// wait returns how many events there are, asking without blocking first.
+// wait returns how many events there are. Under load it finds some at once, or
+// while it naps.
 func (l *Loop) wait() (int, error) {
-	if l.misses < maxMisses || l.unfinished() {
-		n, err := l.poll()
-		if n > 0 || err != nil || l.unfinished() {
-			l.misses = 0
-			return n, err
-		}
-		l.misses++
+	if l.unfinished() {
+		return l.nap(0)
+	}
+	if n, err := l.nap(napTime); n > 0 || err != nil {
+		return n, err
 	}
 	now := time.Since(l.start)
 	l.noteTurn(now)
@@ -75,22 +69,22 @@ func (l *Loop) wait() (int, error) {
 	l.naps.Add(1)
 	n, err := l.sleep(timeout)
 	l.naps.Add(1)
-	if n > 1 {
-		l.misses = 0
-	}
 	return n, err
 }
 
 // unfinished reports whether the last turn left something to do.
 func (l *Loop) unfinished() bool { return len(l.later) > 0 || len(l.dirty) > 0 || len(l.dials) > 0 }
 
-func (l *Loop) poll() (int, error) {
+// nap blocks shortly, without telling the scheduler. A stop of the world ends it
+// by its signal.
+func (l *Loop) nap(timeout time.Duration) (int, error) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
-		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), 0, 0, 0)
+		uintptr(unsafe.Pointer(&l.events[0])), uintptr(len(l.events)), uintptr(timeout/time.Millisecond), 0, 0)
 	return waited(n, errno)
 }
 
-// sleep is the one call that goes through the scheduler, for it may block.
+// sleep is the one call that goes through the scheduler, which may have the
+// processor meanwhile.
 func (l *Loop) sleep(timeout time.Duration) (int, error) {
 	ms := (timeout + time.Millisecond - 1) / time.Millisecond
 	n, _, errno := syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(l.epoll),
@@ -112,7 +106,7 @@ func waited(n uintptr, errno syscall.Errno) (int, error) {
 func rawRead(fd int, p []byte) (int, syscall.Errno) {
 	p = p[:min(len(p), MaxIO)]
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
@@ -123,7 +117,7 @@ func rawRead(fd int, p []byte) (int, syscall.Errno) {
 func rawWrite(fd int, p []byte) (int, syscall.Errno) {
 	p = p[:min(len(p), MaxIO)]
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}

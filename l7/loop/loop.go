@@ -23,8 +23,13 @@ const (
 	// collector's stop-the-world for as long as it copies.
 	MaxIO = 256 << 10
 	// yieldAfter is when a busy loop lets others run: before the runtime's
-	// monitor would preempt it with a signal, at 10 ms.
-	yieldAfter = 5 * time.Millisecond
+	// monitor would preempt it with a signal, at 10 ms. Each time wakes threads
+	// of the runtime in vain, so not sooner.
+	yieldAfter = 9 * time.Millisecond
+	// napTime is how long a wait blocks at first without telling the scheduler.
+	// Most waits of a busy loop are shorter; a longer one must not keep a
+	// processor.
+	napTime = time.Millisecond
 	// maxSleep bounds a wait, so that Beat shows an idle loop to be alive.
 	maxSleep = 500 * time.Millisecond
 	// slowTurn is what a turn must not take.
@@ -43,8 +48,7 @@ type Loop struct {
 	start   time.Time     // epoch
 	now     time.Duration // since start, at the turn's beginning
 	yielded time.Duration
-	misses  int  // polls in a row that found nothing
-	slept   bool // since the last turn
+	slept   bool // since the last turn, for longer than a nap
 	stopped bool
 
 	stall time.Duration // stallTimeout, but for tests
