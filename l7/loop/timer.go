@@ -14,10 +14,10 @@ const (
 // Timer calls its owner once. Embed it: it allocates nothing, and setting it
 // later than it was costs a store.
 type Timer struct {
-	next, prev *Timer // in the ring of a slot
+	next, prev *Timer // in the ring of a slot; nil: in none
 	owner      Expirer
 	when       time.Duration
-	slot       int32
+	look       uint32 // the tick at which it is looked at next, as far as that fits
 	armed      bool
 }
 
@@ -40,45 +40,56 @@ func (w *wheel) init() {
 
 // Set makes t run out after d.
 func (l *Loop) Set(t *Timer, d time.Duration, owner Expirer) {
-	when := l.now + d
-	if t.armed && when >= t.when && t.owner == owner {
-		t.when = when // looked at too early, then put where it belongs
-		return
-	}
-	if t.armed {
+	t.when, t.owner, t.armed = l.now+d, owner, true
+	if t.next != nil {
+		if l.wheel.ahead(t.tick()) >= int64(t.look-uint32(l.wheel.done)) {
+			return // looked at too early, then put where it belongs
+		}
 		l.wheel.unlink(t)
 	}
-	t.when, t.owner, t.armed = when, owner, true
 	l.wheel.link(t)
 }
 
 // Stop makes t not run out.
 func (l *Loop) Stop(t *Timer) {
-	if t.armed {
+	if t.next != nil {
 		l.wheel.unlink(t)
-		t.armed, t.owner = false, nil
 	}
+	t.armed, t.owner = false, nil
 }
+
+// Rest is Stop for a timer that is going to be set again soon: it stays where
+// it lies until it is looked at, so Set costs a store. Its memory must stay what
+// it is until Stop.
+func (l *Loop) Rest(t *Timer) { t.armed = false }
 
 // Armed reports whether the timer is set.
 func (t *Timer) Armed() bool { return t.armed }
 
+// tick is the first at which t is due.
+func (t *Timer) tick() int64 { return int64((t.when + Tick - 1) / Tick) }
+
+// ahead is in how many ticks something due at a tick is looked at: a revolution
+// at most.
+func (w *wheel) ahead(tick int64) int64 { return min(max(tick-w.done, 1), slots-1) }
+
 // link puts t where it is looked at when it is due, or a revolution from now.
 func (w *wheel) link(t *Timer) {
-	tick := int64((t.when + Tick - 1) / Tick)
-	tick = min(max(tick, w.done+1), w.done+slots-1)
-	t.slot = int32(tick % slots)
-	head := &w.heads[t.slot]
+	tick := w.done + w.ahead(t.tick())
+	t.look = uint32(tick)
+	slot := tick % slots
+	head := &w.heads[slot]
 	t.prev, t.next = head.prev, head
 	t.prev.next, head.prev = t, t
-	w.occupied[t.slot/64] |= 1 << (t.slot % 64)
+	w.occupied[slot/64] |= 1 << (slot % 64)
 }
 
 func (w *wheel) unlink(t *Timer) {
 	t.prev.next, t.next.prev = t.next, t.prev
 	t.next, t.prev = nil, nil
-	if head := &w.heads[t.slot]; head.next == head {
-		w.occupied[t.slot/64] &^= 1 << (t.slot % 64)
+	slot := t.look % slots
+	if head := &w.heads[slot]; head.next == head {
+		w.occupied[slot/64] &^= 1 << (slot % 64)
 	}
 }
 
@@ -101,12 +112,14 @@ func (w *wheel) expire(head *Timer, now time.Duration) {
 	for head.next != head {
 		t := head.next
 		w.unlink(t)
-		if t.when > now {
+		switch {
+		case !t.armed: // it rests
+		case t.when > now:
 			w.link(t)
-			continue
+		default:
+			t.armed = false
+			t.owner.Expired(t)
 		}
-		t.armed = false
-		t.owner.Expired(t)
 	}
 }
 

@@ -53,10 +53,14 @@ func TestTimersRingOnceAndNotEarly(t *testing.T) {
 			if len(alarms[i].rang) > 0 {
 				continue
 			}
-			if rapid.Bool().Draw(t, "stop") {
+			switch rapid.IntRange(0, 3).Draw(t, "how") {
+			case 0:
 				l.Stop(&alarms[i].timer)
 				due[i] = -1
-			} else {
+			case 1:
+				l.Rest(&alarms[i].timer)
+				due[i] = -1
+			default:
 				set(i)
 			}
 		}
@@ -101,6 +105,37 @@ func TestALongSleepLosesNoTimer(t *testing.T) {
 	l.wheel.advance(l.now)
 	if i := slices.IndexFunc(alarms, func(a *alarm) bool { return len(a.rang) != 1 }); i >= 0 {
 		t.Errorf("timer %d rang %d times", i, len(alarms[i].rang))
+	}
+}
+
+func TestATimerThatRestsIsSetWhereItLies(t *testing.T) {
+	l := clock()
+	a := &alarm{l: l}
+	l.Set(&a.timer, time.Second, a)
+	l.Rest(&a.timer)
+	if a.timer.Armed() {
+		t.Error("a resting timer is armed")
+	}
+	l.Set(&a.timer, 2*time.Second, a) // looked at after one
+	l.until(1900 * time.Millisecond)
+	if len(a.rang) != 0 {
+		t.Errorf("set to two seconds it rang at %v", a.rang)
+	}
+	l.Rest(&a.timer)
+	l.Set(&a.timer, 10*time.Millisecond, a) // sooner than it is looked at
+	l.until(3 * time.Second)
+	if len(a.rang) != 1 || a.rang[0] > 1950*time.Millisecond {
+		t.Errorf("set to 1.91 s it rang at %v", a.rang)
+	}
+}
+
+func BenchmarkTimerSetAndRest(b *testing.B) {
+	l := clock()
+	a := &alarm{l: l}
+	for b.Loop() {
+		l.now++
+		l.Set(&a.timer, time.Minute, a)
+		l.Rest(&a.timer)
 	}
 }
 
