@@ -64,7 +64,19 @@ func (h Header) without(name string) Header {
 	return kept
 }
 
-func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+// equalFold reports whether two names are equal but for the case of ASCII
+// letters. It begins at the end: names as long as each other seldom end alike.
+func equalFold(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := len(a) - 1; i >= 0; i-- {
+		if c, d := a[i], b[i]; c != d && (c^d != 0x20 || c|0x20 < 'a' || 'z' < c|0x20) {
+			return false
+		}
+	}
+	return true
+}
 
 // Version is the HTTP version a message came in.
 type Version uint8
