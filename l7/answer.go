@@ -117,7 +117,7 @@ func (x *exchange) fail(e *Error) {
 		x.abort(e)
 		return
 	}
-	x.thread.loop.Stop(&x.timer)
+	x.thread.loop.Rest(&x.timer)
 	x.failPhases(0)
 }
 

@@ -303,12 +303,19 @@ func (x *exchange) again(e *Error) {
 	x.attempt()
 }
 
+// roomForFields is how many fields a head holds without moving, those that
+// filters add included.
+const roomForFields = 32
+
 // replyRoom makes room for an attempt's response.
 func (x *exchange) replyRoom() *answerH1 {
 	if x.reply != nil {
 		x.thread.answers.put(x.reply)
 	}
 	x.reply = x.thread.answers.get()
+	if cap(x.reply.parsed.Fields) < roomForFields {
+		x.reply.parsed.Fields = make([]Field, 0, roomForFields)
+	}
 	return x.reply
 }
 
@@ -330,7 +337,7 @@ func (x *exchange) gone() {
 // no further.
 func (x *exchange) letGo() {
 	x.gone()
-	x.thread.loop.Stop(&x.timer)
+	x.thread.loop.Rest(&x.timer)
 	x.dropKept()
 	x.resEnd = true
 }

@@ -129,7 +129,7 @@ func (x *exchange) begin(req *Request, end bool) {
 	x.keeping = true
 	x.chain = &noChain
 	x.deadline = grpcDeadline(req, x.began)
-	route := x.view.route(req)
+	route := x.thread.listenerOf(x.view.Snapshot, req.Listener).route(req)
 	if route == nil {
 		x.fail(&Error{Status: 404, Reason: lb.NoRoute})
 		return
@@ -313,7 +313,7 @@ func (x *exchange) upstreamDrained() {
 func (x *exchange) finish(e *Error) {
 	x.over = true
 	x.failure = e
-	x.thread.loop.Stop(&x.timer)
+	x.thread.loop.Rest(&x.timer)
 	x.dropAttempt()
 	x.logPhases(0)
 }

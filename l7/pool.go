@@ -67,7 +67,7 @@ type retryBudget struct {
 
 // turn starts a new window when it is time.
 func (b *retryBudget) turn(l *loop.Loop) int64 {
-	w := l.Time().UnixNano() / int64(budgetWindow)
+	w := int64(l.Now() / budgetWindow) // all loops' clocks began at once
 	if old := b.window.Load(); old != w && b.window.CompareAndSwap(old, w) {
 		b.requests[w&1].Store(0)
 		if w-old > 1 {

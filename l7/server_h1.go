@@ -176,6 +176,9 @@ func (s *serverH1) readHead(p []byte) []byte {
 	t := s.turn
 	if t == nil {
 		t = s.thread.turns.get()
+		if cap(t.parsed.Fields) < roomForFields {
+			t.parsed.Fields = make([]Field, 0, roomForFields)
+		}
 		s.turn = t
 	}
 	if !s.noPreface {

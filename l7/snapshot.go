@@ -86,8 +86,7 @@ func (s *Snapshot) add(r *Route) {
 
 // route returns the first route that matches, by its plain path if the listener
 // wants that.
-func (s *Snapshot) route(r *Request) *Route {
-	l := s.listeners[r.Listener]
+func (l *listener) route(r *Request) *Route {
 	if l == nil {
 		return nil
 	}

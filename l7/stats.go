@@ -315,9 +315,9 @@ func (t *thread) record(x *exchange) {
 		return
 	}
 	var o outcome
-	x.outcome(&o)
+	x.count(&o)
 	if t.proxy.access != nil {
-		o.requestID = x.session.Request.Header.Get("x-request-id")
+		x.tell(&o)
 	}
 	t.write(&o)
 }
@@ -330,33 +330,37 @@ func (t *thread) write(o *outcome) {
 	}
 }
 
-// outcome says how the exchange went.
-func (x *exchange) outcome(o *outcome) {
-	s, req := &x.session, x.session.Request
-	*o = outcome{
-		start: s.Start, client: req.Client, listener: req.Listener, method: req.Method, host: req.Host,
-		target: req.Target, version: req.Version, status: x.status, made: x.made, attempts: s.Attempt,
-		bytesIn: x.bytesIn, bytesOut: x.bytesOut, total: x.thread.loop.Now() - x.began,
-	}
-	if s.Route != nil {
-		o.route = s.Route.Name
-	}
+// count fills in what the statistics want to know.
+func (x *exchange) count(o *outcome) {
+	s := &x.session
+	o.listener, o.status, o.made = s.Request.Listener, x.status, x.made
+	o.bytesIn, o.bytesOut, o.total = x.bytesIn, x.bytesOut, x.thread.loop.Now()-x.began
 	if s.Pool != nil {
 		o.pool = s.Pool.Name()
 	}
-	if s.Backend != nil {
-		o.backend = s.Backend.Address()
-		if x.sent > x.dialed && !x.reused {
-			o.connect = x.sent - x.dialed
-		}
-		if x.answered > x.sent {
-			o.firstByte = x.answered - x.sent
-		}
+	if s.Backend != nil && x.answered > x.sent {
+		o.firstByte = x.answered - x.sent
 	}
 	switch e := x.failure; {
 	case e != nil:
 		o.reason, o.source, o.err = e.Reason, e.Source, e.Err
 	case x.made && !(s.Route != nil && (s.Route.Config.Redirect != nil || s.Route.Config.Respond != nil)):
 		o.reason = lb.FilterAnswer
+	}
+}
+
+// tell fills in the rest, which only the access log wants.
+func (x *exchange) tell(o *outcome) {
+	s, req := &x.session, x.session.Request
+	o.start, o.client, o.method, o.host, o.target, o.version = s.Start, req.Client, req.Method, req.Host, req.Target, req.Version
+	o.attempts, o.requestID = s.Attempt, req.Header.Get("x-request-id")
+	if s.Route != nil {
+		o.route = s.Route.Name
+	}
+	if s.Backend != nil {
+		o.backend = s.Backend.Address()
+		if x.sent > x.dialed && !x.reused {
+			o.connect = x.sent - x.dialed
+		}
 	}
 }

@@ -31,6 +31,7 @@ type thread struct {
 	leaving   bool          // the proxy drains
 	grace     time.Duration // of idle connections, then
 
+	lately   lately       // the listener of the last request
 	sample   uint         // counts requests with filters
 	requests atomic.Int64 // in progress
 	counts   counts
@@ -87,14 +88,29 @@ func (t *thread) recycle(x *exchange) {
 		t.answers.put(x.reply)
 	}
 	if len(t.exchanges) >= maxSpare || cap(x.text) > 4<<10 {
+		t.loop.Stop(&x.timer)
 		return
 	}
 	x.session.resetLocals()
-	number, locals, header, text, tried := x.number, x.session.locals, x.request.Header[:0], x.text[:0], x.tried[:0]
+	number, locals, header, text, tried, timer := x.number, x.session.locals, x.request.Header[:0], x.text[:0], x.tried[:0], x.timer
 	*x = exchange{}
-	x.thread, x.number = t, number+1
+	x.thread, x.number, x.timer = t, number+1, timer // which rests: the wheel still knows it
 	x.session.locals, x.request.Header, x.text, x.tried = locals, header, text, tried
 	t.exchanges = append(t.exchanges, x)
+}
+
+// lately is a listener that was looked up, nearly always the next one, too.
+type lately struct {
+	snapshot *Snapshot
+	name     string
+	listener *listener
+}
+
+func (t *thread) listenerOf(s *Snapshot, name string) *listener {
+	if l := &t.lately; l.snapshot != s || l.name != name {
+		*l = lately{s, name, s.listeners[name]}
+	}
+	return t.lately.listener
 }
 
 // connect finds a connection to b for x: an idle one, which is ready, or a new
