@@ -91,6 +91,8 @@ func (all holders) lost() (sum int, err error) {
 func (all holders) end() {
 	for _, h := range all {
 		h.in.Close()
+	}
+	for _, h := range all {
 		h.cmd.Wait()
 	}
 }

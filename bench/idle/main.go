@@ -2,6 +2,10 @@
 // each of them costs: the growth of the worker's resident memory by the
 // connection, and the CPU time of a request beside them.
 //
+// The CPU time is measured in rounds: before the connections are there, while
+// they are, and when they have gone again. What differs before and after is the
+// machine's doing, not theirs.
+//
 // Every connection has had one response before it idles. They come from several
 // addresses of 127/8, for one has not enough ports, and from several processes
 // when the limit of open files is low; lbd has as many workers then. It exits
@@ -10,6 +14,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"log"
@@ -17,6 +22,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,32 +73,39 @@ func run(binary string, n, requests int, secure bool) error {
 	if err != nil {
 		return err
 	}
-	alone, err := s.cost(requests)
+	alone, err := s.costs(requests)
 	if err != nil {
 		return err
 	}
 	before, begun := s.resident(), time.Now()
 	held, err := s.hold(n, files, 1)
-	defer held.end()
+	defer held.end() // once more does no harm
 	if err != nil {
 		return err
 	}
 	took := time.Since(begun)
 	each := float64(s.resident()-before) / float64(n)
-	beside, err := s.cost(requests)
+	beside, err := s.costs(requests)
 	if err != nil {
 		return err
 	}
 	if lost, err := held.lost(); lost > 0 || err != nil {
 		return fmt.Errorf("%d of %d connections were lost: %v", lost, n, err)
 	}
+	held.end()
+	again, err := s.costs(requests)
+	if err != nil {
+		return err
+	}
 	target := float64(plainTarget)
 	if secure {
 		target = tlsTarget
 	}
 	fmt.Printf("%d idle connections of %d workers, made in %.1f s: %.0f bytes each (target <= %.0f)\n", n, workers, took.Seconds(), each, target)
-	fmt.Printf("CPU per request: %.1f us alone, %.1f us beside them (user %.1f, %.1f)\n",
-		us(alone.total), us(beside.total), us(alone.user), us(beside.user))
+	fmt.Println("CPU per request, median [spread] of 5 rounds, and its user part:")
+	alone.print("before they came")
+	beside.print("beside them")
+	again.print("after they left")
 	if each > target {
 		return fmt.Errorf("an idle connection costs %.0f bytes, target <= %.0f", each, target)
 	}
@@ -212,6 +225,26 @@ func (s *server) stop() {
 
 // usage is CPU time.
 type usage struct{ total, user time.Duration }
+
+// rounds are measurements of the same, sorted by the total.
+type rounds []usage
+
+func (s *server) costs(requests int) (all rounds, err error) {
+	for range 5 {
+		u, err := s.cost(requests / 5)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, u)
+	}
+	slices.SortFunc(all, func(a, b usage) int { return cmp.Compare(a.total, b.total) })
+	return all, nil
+}
+
+func (r rounds) print(when string) {
+	m := r[len(r)/2]
+	fmt.Printf("  %-18s %6.1f us [%.1f .. %.1f], user %.1f\n", when, us(m.total), us(r[0].total), us(r[len(r)-1].total), us(m.user))
+}
 
 // cost is the workers' CPU time by the request, for 16 busy connections.
 func (s *server) cost(requests int) (usage, error) {
