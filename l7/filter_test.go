@@ -345,22 +345,32 @@ func TestPhasesAreTimed(t *testing.T) {
 		Log: func(*Session, error) {}}
 	l := startLab(t, labOptions{filters: map[string]Filter{"slow": slow}}, filtered([]string{"slow"}, o.addr))
 	c := l.dial()
-	for range 2 * timeEvery {
-		c.get("/")
-	}
-	got := map[string]float64{}
-	for _, s := range l.proxy.Stats().Samples {
-		if strings.HasPrefix(s.Name, "lbd_filter_") {
-			got[s.Name+" "+strings.Join(s.Labels, " ")] = s.Value
+	timed := func() map[string]float64 {
+		for range 2 * timeEvery {
+			c.get("/")
 		}
+		got := map[string]float64{}
+		for _, s := range l.proxy.Stats().Samples {
+			if strings.HasPrefix(s.Name, "lbd_filter_") {
+				got[s.Name+" "+strings.Join(s.Labels, " ")] = s.Value
+			}
+		}
+		return got
 	}
+	got := timed()
 	if n := got["lbd_filter_calls_total filter slow phase response"]; n != 2*timeEvery {
 		t.Errorf("%v calls, want %d: %v", n, 2*timeEvery, got)
 	}
 	if s := got["lbd_filter_seconds_total filter slow phase response"]; s < 2*timeEvery*.002 {
 		t.Errorf("%v seconds, want %v at least", s, 2*timeEvery*.002)
 	}
-	if s := got["lbd_filter_seconds_total filter slow phase log"]; s > .1 {
-		t.Errorf("%v seconds of an empty phase", s)
+	// A thread that is put off the CPU in the middle of one takes 64 times as long.
+	const empty, tries = "lbd_filter_seconds_total filter slow phase log", 10
+	for i, before := 0, 0.0; got[empty]-before > .1; i++ {
+		if i == tries {
+			t.Fatalf("%v seconds of an empty phase", got[empty]-before)
+		}
+		before = got[empty]
+		got = timed()
 	}
 }
