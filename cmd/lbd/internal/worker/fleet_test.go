@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -424,6 +425,8 @@ func TestABadUpgradeLeavesTheOldCrewServing(t *testing.T) {
 	}
 }
 
+var generations = flag.Int("generations", 10, "how many crews follow each other")
+
 func TestUpgradesLeaveNothingBehind(t *testing.T) {
 	f, addr := started(t)
 	upgrade := func() {
@@ -434,7 +437,7 @@ func TestUpgradesLeaveNothingBehind(t *testing.T) {
 	}
 	upgrade() // what is made once is made now
 	fds, goroutines := countFiles(t), runtime.NumGoroutine()
-	for range 10 {
+	for range *generations {
 		upgrade()
 		ask(t, addr)
 	}
@@ -445,6 +448,20 @@ func TestUpgradesLeaveNothingBehind(t *testing.T) {
 	if len(left) != 2 {
 		t.Errorf("%d control sockets, want 2: %v", len(left), left)
 	}
+	if all := descendants(t); len(all) != 2 {
+		t.Errorf("%d processes, want 2: %v", len(all), all)
+	}
+}
+
+// descendants lists our children, those that ended and were not waited for, too.
+func descendants(t *testing.T) (all []string) {
+	t.Helper()
+	tasks, _ := filepath.Glob("/proc/self/task/*/children")
+	for _, path := range tasks {
+		text, _ := os.ReadFile(path)
+		all = append(all, strings.Fields(string(text))...)
+	}
+	return all
 }
 
 // A program that cannot start any more (here: since the environment changed)
