@@ -175,16 +175,6 @@ func TestABrokenProgramIsNotUpgradedTo(t *testing.T) {
 			if l.failed.Load() > 0 {
 				t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
 			}
-			s.killSupervisor()
 		})
-	}
-}
-
-// killSupervisor ends whoever supervises now: not always who was started.
-func (s *site) killSupervisor() {
-	text, _ := os.ReadFile(filepath.Join(s.dir, "run", "lock"))
-	var pid int
-	if fmt.Sscan(string(text), &pid); pid > 1 {
-		syscall.Kill(pid, syscall.SIGKILL)
 	}
 }

@@ -63,7 +63,7 @@ func newSite(t *testing.T) *site {
 		s.pool = append(s.pool, b.Listener.Addr().String())
 	}
 	s.configure("")
-	t.Cleanup(s.killWorkers)
+	t.Cleanup(func() { s.killSupervisors(); s.killWorkers() })
 	return s
 }
 
@@ -182,6 +182,20 @@ func (s *site) pids() []int {
 		out = append(out, w.PID)
 	}
 	return out
+}
+
+// killSupervisors ends whoever runs by our file: not always who was started, and
+// maybe a guard that would start another.
+func (s *site) killSupervisors() {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range all {
+		text, _ := os.ReadFile(path)
+		var pid int
+		fmt.Sscanf(path, "/proc/%d/", &pid)
+		if pid > 1 && pid != os.Getpid() && bytes.Contains(text, []byte("\x00"+s.file()+"\x00")) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // killWorkers ends those that a killed supervisor left.
