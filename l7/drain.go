@@ -10,7 +10,7 @@ import (
 // idleGrace is how long an idle keep-alive connection may still bring a request
 // after a drain began, at most: closing it at once would meet some client's
 // request half way.
-const idleGrace = 5 * time.Second
+const idleGrace = 10 * time.Second
 
 // draining reports whether responses tell their clients to go.
 func (t *thread) draining() bool { return t.leaving || t.proxy.view.Load().draining }
