@@ -88,7 +88,10 @@ func (l *load) clients(t *tally, n int, pace time.Duration, d dialer, say func(*
 func (l *load) runTalk(t *tally, c net.Conn, n line, pace time.Duration, say func(*talk) error) {
 	k := &talk{Conn: c, r: bufio.NewReader(c)}
 	for !l.over(0) {
-		err := k.rest(around(pace))
+		var err error
+		if k.count > 0 {
+			err = k.rest(around(pace))
+		}
 		if err == nil {
 			t.sent.Add(1)
 			err = say(k)

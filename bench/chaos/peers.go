@@ -63,7 +63,7 @@ global
   stats socket {dir}/sock mode 600 level admin expose-fd listeners
   pidfile {dir}/pid
   nbthread 2
-  maxconn 20000
+  maxconn 9000
   hard-stop-after 10s
 defaults
   mode http
@@ -209,18 +209,28 @@ func (s *peer) upgradeNginx() error {
 			break
 		}
 	}
-	return syscall.Kill(old, syscall.SIGQUIT)
+	if err := syscall.Kill(old, syscall.SIGQUIT); err != nil {
+		return err
+	}
+	for end := time.Now().Add(settleTime); time.Now().Before(end) && syscall.Kill(old, 0) == nil; {
+		time.Sleep(10 * time.Millisecond) // until it is gone, nginx refuses the next
+	}
+	return nil
 }
 
 func (s *peer) close() {
+	defer s.leave()
 	pid := s.pid()
+	if pid <= 1 {
+		if s.main != nil {
+			s.main.Process.Kill()
+		}
+		return
+	}
 	all := append(children(pid), pid)
 	syscall.Kill(pid, syscall.SIGTERM)
 	time.Sleep(500 * time.Millisecond)
 	for _, pid := range all {
-		if pid > 1 {
-			syscall.Kill(pid, syscall.SIGKILL)
-		}
+		syscall.Kill(pid, syscall.SIGKILL)
 	}
-	s.leave()
 }

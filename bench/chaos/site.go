@@ -145,7 +145,7 @@ node: { name: chaos, run_dir: %[1]s/run, data_dir: %[1]s/data }
 workers: { processes: 2, threads: 2 }
 fastpath: { mode: "off" }
 log: { access: "off" }
-drain: { timeout: 10s }
+drain: { timeout: 30s }
 listeners:
   web: { bind: "127.0.0.1:%[2]d" }
   tls: { bind: "127.0.0.1:%[3]d", protocol: https, tls: { certificates: [{ cert: %[1]s/cert.pem, key: %[1]s/key.pem }] } }
@@ -186,7 +186,7 @@ func (s *site) workers() ([]worker, error) {
 	return status.Workers, json.NewDecoder(r.Body).Decode(&status)
 }
 
-const settleTime = 30 * time.Second
+const settleTime = 60 * time.Second
 
 // settle waits until two workers are ready and none drains.
 func (s *site) settle() error {
