@@ -74,8 +74,15 @@ type Detail struct {
 	Reason string       `json:"reason"`  // what the probe saw that changed it
 	Streak int          `json:"streak"`  // equal results in a row, the last one included
 	Last   []Result     `json:"results"` // newest first, at most 8
-	Probes uint64       `json:"probes"`
-	Fails  uint64       `json:"fails"`
+	// Alone: this node finds it down, and all others that say something find it
+	// up.
+	Alone      bool `json:"alone,omitempty"`
+	OthersUp   int  `json:"others_up,omitempty"`
+	OthersDown int  `json:"others_down,omitempty"`
+	// Heard: other nodes probe it, and this one goes by what they find.
+	Heard  bool   `json:"heard,omitempty"`
+	Probes uint64 `json:"probes"`
+	Fails  uint64 `json:"fails"`
 }
 
 const (
@@ -106,6 +113,9 @@ type Monitor struct {
 	targets map[key]*target
 	due     schedule
 	changes []Change // not yet told, at most maxUntold
+
+	sharing  sharing
+	recalled map[uint64]lb.Health // of an earlier life, by hash
 }
 
 // key is what a target's state is kept by.
@@ -127,9 +137,17 @@ func (t Target) key() key {
 type target struct {
 	Target
 	key    key
+	hash   uint64 // of key: what nodes call it among themselves
 	next   time.Time
 	flying bool
 	gone   bool
+
+	mine      bool     // this node is among those that shall probe it
+	probing   bool     // and does; or nobody's word is fresh
+	scheduled bool     // it is in the schedule
+	probers   []string // nil: all
+	others    opinion
+	suspect   int // probes to come that are sooner than usual
 
 	state  state
 	since  time.Time
@@ -170,7 +188,10 @@ func (m *Monitor) Update(targets []Target) {
 		k := want.key()
 		t := m.targets[k]
 		if t == nil {
-			t = &target{key: k, next: time.Now()}
+			t = &target{key: k, hash: hashOf(k.id.Pool, k.id.Address, k.check), next: time.Now()}
+			if h := m.recalled[t.hash]; h != lb.Unknown {
+				t.state, t.since, t.reason = state{health: h, ok: h != lb.Down}, time.Now(), "as before the restart"
+			}
 		}
 		t.Target = want
 		next[k] = t
@@ -178,14 +199,39 @@ func (m *Monitor) Update(targets []Target) {
 	for k, t := range m.targets {
 		t.gone = next[k] == nil
 	}
-	m.targets, m.due = next, m.due[:0]
-	for _, t := range next {
-		if !t.flying {
-			m.due.Push(t)
-		}
+	if len(m.targets) > 0 || len(next) > 0 {
+		m.recalled = nil // what comes later is new
 	}
+	m.targets = next
+	m.appoint()
+	m.due = slices.DeleteFunc(m.due, func(t *target) bool { return t.gone })
+	heap.Init(&m.due)
+	m.heed()
+}
+
+// push puts a target in the schedule.
+func (m *Monitor) push(t *target) {
+	t.scheduled = true
+	heap.Push(&m.due, t)
+	signal(m.wake)
+}
+
+// reschedule puts the schedule in order again.
+func (m *Monitor) reschedule() {
 	heap.Init(&m.due)
 	signal(m.wake)
+}
+
+// dropIdle takes out of the schedule what others probe by now.
+func (m *Monitor) dropIdle() {
+	if !slices.ContainsFunc(m.due, func(t *target) bool { return !t.probing }) {
+		return
+	}
+	m.due = slices.DeleteFunc(m.due, func(t *target) bool {
+		t.scheduled = t.scheduled && t.probing
+		return !t.probing
+	})
+	m.reschedule()
 }
 
 // Run probes until ctx ends, then waits for the probes in flight.
@@ -232,7 +278,7 @@ func (m *Monitor) take(now time.Time) (t *target, wait time.Duration) {
 		return nil, wait
 	}
 	t = heap.Pop(&m.due).(*target)
-	t.flying = true
+	t.flying, t.scheduled = true, false
 	return t, 0
 }
 
@@ -257,9 +303,10 @@ func (m *Monitor) land(t *target, r Result) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t.flying = false
-	if t.gone {
+	if t.gone || !t.probing {
 		return
 	}
+	t.suspect = max(0, t.suspect-1)
 	t.probes++
 	if !r.OK {
 		t.fails++
@@ -272,6 +319,7 @@ func (m *Monitor) land(t *target, r Result) {
 		m.tell(Change{ID: t.ID, From: from, To: t.state.health, At: t.since, Detail: r.Detail})
 	}
 	t.next = r.At.Add(spread(t.interval()))
+	t.scheduled = true
 	heap.Push(&m.due, t)
 	if m.due[0] == t {
 		signal(m.wake)
@@ -282,7 +330,7 @@ func (m *Monitor) land(t *target, r Result) {
 // found soon, and steady backends are asked seldom.
 func (t *target) interval() time.Duration {
 	changing := t.state.ok == (t.state.health == lb.Down)
-	if t.state.streak == 0 || !changing {
+	if t.suspect == 0 && (t.state.streak == 0 || !changing) {
 		return t.Check.Interval
 	}
 	return min(cmp.Or(t.Check.Fast, max(t.Check.Interval/4, shortest)), t.Check.Interval)
@@ -341,7 +389,9 @@ func (m *Monitor) Details() []Detail {
 	for _, t := range m.targets {
 		details = append(details, Detail{
 			ID: t.ID, Health: t.state.health, Since: t.since, Reason: t.reason, Streak: t.state.streak,
-			Last: slices.Clone(t.last), Probes: t.probes, Fails: t.fails,
+			Last: slices.Clone(t.last), Probes: t.probes, Fails: t.fails, Heard: !t.probing,
+			Alone:    t.probing && t.state.health == lb.Down && t.others.up > 0 && t.others.down == 0,
+			OthersUp: t.others.up, OthersDown: t.others.down,
 		})
 	}
 	slices.SortFunc(details, func(a, b Detail) int {

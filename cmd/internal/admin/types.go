@@ -137,6 +137,7 @@ type Backend struct {
 	Check       string        `json:"check,omitempty"` // what the last probe saw
 	Since       time.Time     `json:"since,omitzero"`  // of the health's last change
 	Took        time.Duration `json:"took_ns,omitempty"`
+	Alone       bool          `json:"alone,omitempty"` // down as this node sees it, up as the others do
 	Ejected     *Ejection     `json:"ejected,omitempty"`
 }
 

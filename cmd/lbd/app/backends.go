@@ -51,7 +51,7 @@ func backendOf(b *lb.Backend, id lb.BackendID, h lb.Health, a lb.Admin, l lb.Bac
 		ID: id.String(), Pool: id.Pool, Address: id.Address, Health: h.String(), State: backendState(h, a, l),
 		Weight: b.Weight, Configured: b.Weight, Backup: b.Backup, Discovered: b.Found, Drain: a.Drain, Disable: a.Disable,
 		Active: l.Active, Connections: l.Connections, Requests: l.Requests, Failures: l.Failures,
-		Check: r.Detail(), Since: r.Since,
+		Check: r.Detail(), Since: r.Since, Alone: r.Alone,
 	}
 	if len(r.Last) > 0 {
 		out.Took = r.Last[0].Took
@@ -130,6 +130,11 @@ func backendProblems(pools []admin.Pool, backends []admin.Backend) []admin.Probl
 		}
 	}
 	for _, b := range backends {
+		if b.Alone && !b.Drain && !b.Disable {
+			all = append(all, admin.Problem{Subject: "backend " + b.ID, Text: "is down as this node alone sees it: " + b.Check,
+				Do: "look at the network between this node and the backend: the others reach it"})
+			continue
+		}
 		if b.Health == lb.Down.String() && !b.Drain && !b.Disable {
 			all = append(all, admin.Problem{Subject: "backend " + b.ID, Text: strings.TrimSuffix("is down: "+b.Check, ": "),
 				Do: "mend it, or lbctl backend drain " + b.ID})

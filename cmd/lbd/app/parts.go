@@ -128,7 +128,8 @@ func (m monitor) Report() []node.Report {
 	details := m.Details()
 	out := make([]node.Report, len(details))
 	for i, d := range details {
-		out[i] = node.Report{ID: d.ID, Health: d.Health, Since: d.Since, Reason: d.Reason, Streak: d.Streak, Probes: d.Probes, Fails: d.Fails}
+		out[i] = node.Report{ID: d.ID, Health: d.Health, Since: d.Since, Reason: d.Reason, Streak: d.Streak, Probes: d.Probes, Fails: d.Fails,
+			Heard: d.Heard, Alone: d.Alone, Others: d.OthersUp + d.OthersDown}
 		for _, r := range d.Last {
 			out[i].Last = append(out[i].Last, node.Probe(r))
 		}

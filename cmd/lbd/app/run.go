@@ -196,6 +196,7 @@ func (d *daemon) open() error {
 	}
 	note := func(e lb.Event) { d.node.Note(e) } // nobody calls it before the node is made
 	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
+	d.recallHealth()
 	d.found = discover.New(discover.Options{Note: note})
 	if c.Cluster != nil {
 		d.identity = d.boot()
@@ -304,6 +305,7 @@ func (d *daemon) serve() (next string, err error) {
 	defer cancel()
 	ended := make(chan error, 1)
 	d.run("monitor", func() error { return d.monitor.Run(ctx) })
+	d.run("health file", func() error { return d.runRemember(ctx) })
 	c, o := control{d.node, d.upgrade, d.depart}, admin.Options{Log: d.log, Audit: d.audit}
 	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, c, o) })
 	if d.readOnly != nil {
@@ -314,6 +316,7 @@ func (d *daemon) serve() (next string, err error) {
 	}
 	if d.cluster != nil {
 		d.run("cluster", func() error { return d.cluster.Run(ctx) })
+		d.run("health of the cluster", func() error { return d.runShare(ctx) })
 	}
 	owner, dismiss := context.WithCancel(ctx)
 	defer dismiss()

@@ -121,6 +121,8 @@ func checkReason(p *lb.Pool, r node.Report) string {
 	switch {
 	case p.Check == nil:
 		return "its pool has no check, so it counts as up"
+	case r.Heard:
+		return fmt.Sprintf("%s other nodes probe it (%s) and this one goes by what they find: %s since %s (%s)", number(r.Others), checkText(p.Check), r.Health, clock(r.Since), r.Reason)
 	case len(r.Last) == 0:
 		return fmt.Sprintf("its check (%s) has not answered yet, so it counts as up", checkText(p.Check))
 	}
@@ -136,7 +138,17 @@ func checkReason(p *lb.Pool, r node.Report) string {
 	if r.Reason != "" && r.Reason != r.Last[0].Detail {
 		text += " (" + r.Reason + ")"
 	}
+	if r.Alone {
+		text += fmt.Sprintf("; %d other nodes that probe it find it up", r.Others)
+	}
 	return text
+}
+
+func number(n int) string {
+	if n == 0 {
+		return "the"
+	}
+	return fmt.Sprint(n)
 }
 
 func streak(n int) string {

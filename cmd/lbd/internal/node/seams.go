@@ -110,6 +110,10 @@ type Report struct {
 	Probes uint64
 	Fails  uint64
 	Last   []Probe // newest first, a few
+
+	Heard  bool // other nodes probe it, and this one goes by what they find
+	Alone  bool // this node finds it down, the others that probe it find it up
+	Others int  // whose word on it is fresh
 }
 
 // Probe is what one probe found.
