@@ -66,7 +66,7 @@ func TestNoTCPAddressCanChangeAnything(t *testing.T) {
 	answers := everything(t, func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 	})
-	for _, path := range []string{"/metrics", "/healthz", "/readyz"} {
+	for _, path := range []string{"/", "/metrics", "/healthz", "/readyz"} {
 		if answers["GET "+path] != http.StatusOK {
 			t.Errorf("GET %s: %d", path, answers["GET "+path])
 		}

@@ -13,8 +13,8 @@ import (
 // scrapes is how many metric requests are answered at once.
 const scrapes = 4
 
-// ReadOnly serves /metrics, /healthz and /readyz: nothing here changes
-// anything, so it may stand on a TCP address.
+// ReadOnly serves the dashboard, /metrics, /healthz and /readyz: nothing here
+// changes anything, so it may stand on a TCP address.
 func ReadOnly(c Control) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collector{c}, collectors.NewGoCollector(),
@@ -31,6 +31,7 @@ func ReadOnly(c Control) http.Handler {
 		}
 		fmt.Fprintln(w, "ready")
 	})
+	dashboard(mux, c)
 	mux.HandleFunc("/", refuseChange)
 	return mux
 }
@@ -43,7 +44,7 @@ func refuseChange(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeError(w, &Error{Status: http.StatusNotFound, Code: CodeNotFound,
-		Detail: "there is no " + r.URL.Path, Hint: "documents are shown over the admin socket; /metrics, /healthz and /readyz are here"})
+		Detail: "there is no " + r.URL.Path, Hint: "documents are shown over the admin socket; the dashboard at /, /metrics, /healthz and /readyz are here"})
 }
 
 func thisVersion(v string) Version { return Version{Version: v, Go: runtime.Version(), API: 1} }
