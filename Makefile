@@ -49,6 +49,9 @@ bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per 
 behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile messages; PEER=nginx for one
 	$(GO) run ./bench/behave $(if $(PEER),-peer $(PEER))
 
+h2spec: build ## the conformance tests of HTTP/2 on lbd, in clear text and over TLS
+	$(GO) run ./bench/h2spec -go $(GO)
+
 floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside them; PEER=lbd for one
 	$(GO) run ./bench/floods $(if $(PEER),-peer $(PEER)) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
 

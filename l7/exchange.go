@@ -168,6 +168,13 @@ func (x *exchange) refuse(req *Request, e *Error) {
 	x.fail(e)
 }
 
+// giveUp is refuse without an answer.
+func (x *exchange) giveUp(req *Request, e *Error) {
+	x.start(req)
+	x.chain = &noChain
+	x.finish(e)
+}
+
 // requestBody brings a piece of the body; the last one, which may be empty, has
 // end set. In a tunnel (after a 101) end is the client's half-close.
 func (x *exchange) requestBody(p []byte, end bool) {

@@ -401,3 +401,24 @@ func TestForwardedAndViaTellTheWay(t *testing.T) {
 		t.Error("Via without being asked")
 	}
 }
+
+// Whoever speaks no HTTP/1 would take an answer in it for something else: h2spec
+// for frames. Who has spoken it before gets one.
+func TestAnotherProtocolGetsNoAnswer(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	l := startLab(t, labOptions{}, pool(o.addr))
+	for _, s := range []string{"INVALID CONNECTION PREFACE\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"} {
+		c := l.dial().say(s)
+		if got := c.rest(); got != "" {
+			t.Errorf("%q: got %q", s, got)
+		}
+		if all := l.proxy.Refused(); len(all) == 0 || string(all[0].Head) != s[:len(all[0].Head)] {
+			t.Errorf("%q is not kept: %+v", s, all)
+		}
+	}
+	c := l.dial()
+	c.get("/").want(t, "200", "ok")
+	if r := c.say("INVALID CONNECTION PREFACE\r\n\r\n").response(); !strings.HasPrefix(r.status, "HTTP/1.1 400") {
+		t.Errorf("behind a request: got %q", r.status)
+	}
+}

@@ -45,3 +45,9 @@ func version(minor int) Version {
 	}
 	return HTTP11
 }
+
+// isForeign reports whether a request was refused for it is of another protocol.
+func isForeign(e *Error) bool {
+	codec, ok := e.Err.(*h1.Error)
+	return ok && codec.Kind == h1.NotHTTP
+}

@@ -282,6 +282,10 @@ func (s *serverH1) refuse(e *Error) {
 		t.x = s.thread.exchange(s)
 		r := s.request()
 		s.thread.keepRefusal(r, t.head, e)
+		if s.served == 0 && isForeign(e) {
+			t.x.giveUp(r, e)
+			return
+		}
 		t.x.refuse(r, e)
 		return
 	}

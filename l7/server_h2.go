@@ -205,9 +205,7 @@ func (c *serverH2) Refused(_ uint32, h *h2.Head, err *h2.StreamError) {
 	}
 	st.keepRefused(e)
 	st.x = c.thread.exchange(st)
-	st.x.start(&st.request)
-	st.x.chain = &noChain
-	st.x.finish(e)
+	st.x.giveUp(&st.request, e)
 }
 
 func (c *serverH2) stream() *streamH2 {

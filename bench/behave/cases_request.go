@@ -30,6 +30,7 @@ func refusals() []behaviour {
 		{name: "two different Host", do: raw(get + "Host: b\r\n\r\n"), want: refused},
 		{name: "absolute-form of another host", do: raw("GET http://evil/x HTTP/1.1\r\nHost: a\r\n\r\n"), want: append(refused, "200 open, up 1")},
 		{name: "HTTP/0.9", do: raw("GET /x\r\n"), want: refused},
+		{name: "another preface than HTTP/2's", do: raw("INVALID CONNECTION PREFACE\r\n\r\n"), want: []string{"- close, up 0", "400 close, up 0"}},
 		{name: "HTTP/2.0 in HTTP/1", do: raw("GET /x HTTP/2.0\r\nHost: a\r\n\r\n"), want: append(onlyStatus("505"), "400 close, up 0")},
 		{name: "CL + TE", do: raw(post + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), want: refused},
 		{name: "CL twice, equal", do: raw(post + "Content-Length: 2\r\nContent-Length: 2\r\n\r\nab"), want: append(refused, "200 open, up 1")},

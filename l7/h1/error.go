@@ -14,11 +14,12 @@ const (
 	NotImplemented             // 501: a transfer coding other than chunked
 	ExpectRefused              // 417: an expectation other than 100-continue
 	Truncated                  // the connection ended inside a message
+	NotHTTP                    // nothing: it is no request of HTTP/1 at all
 )
 
 // Status is the answer to a request with such an error.
 func (k Kind) Status() int {
-	return [...]int{400, 400, 431, 414, 405, 505, 501, 417, 400}[min(k, Truncated)]
+	return [...]int{400, 400, 431, 414, 405, 505, 501, 417, 400, 400}[min(k, NotHTTP)]
 }
 
 // Error is what Parse, Next and EOF return. Its values are made once: no error
@@ -42,6 +43,8 @@ var (
 	errEscape       = &Error{BadRequest, "% in path without two hex digits (RFC 3986 section 2.1)"}
 	errNoVersion    = &Error{BadRequest, "no HTTP version in request line (section 3)"}
 	errVersionForm  = &Error{BadRequest, "space in request target, or not an HTTP version (section 3)"}
+	errNotHTTP      = &Error{NotHTTP, "neither a request target nor a version of HTTP: another protocol (section 3)"}
+	errProxyHeader  = &Error{BadRequest, "a PROXY header where none is expected"}
 	errVersion      = &Error{VersionRefused, "HTTP version is not 1.0 or 1.1 (RFC 9110 section 2.5)"}
 	errURITooLong   = &Error{URITooLong, "request target over the limit (section 3)"}
 	errMethodHere   = &Error{MethodRefused, "CONNECT and TRACE are not served (RFC 9110 section 9.3)"}

@@ -1,5 +1,7 @@
 package h1
 
+import "strings"
+
 // maxMethod bounds a method; the longest registered one has 17 bytes.
 const maxMethod = 64
 
@@ -232,14 +234,34 @@ func longMethod(line []byte) bool {
 // otherVersion: the line does not end in HTTP/1.1.
 func (r *Request) otherVersion(buf []byte, l *Limits, rest []byte) (event, *Error) {
 	if len(rest) < 10 || rest[8] != '\r' || rest[9] != '\n' {
-		return r.badLine(buf, l, errVersionForm)
+		return r.badLine(buf, l, r.versionRule())
 	}
 	minor, err := parseVersion(view(rest[:8]))
+	switch {
+	case err == errVersionForm:
+		err = r.versionRule()
+	case err == errVersion && r.Method == "PRI": // HTTP/2's preface, but for its end
+		err = errNotHTTP
+	}
 	if err != nil {
 		return r.badLine(buf, l, err)
 	}
 	r.Minor = minor
 	return fieldLine, nil
+}
+
+// versionRule names what is wrong with a line that does not end in a version.
+// One without a target, either, is of somebody who speaks no HTTP/1: of HTTP/2
+// with another preface, say, who would take our answer for frames.
+func (r *Request) versionRule() *Error {
+	t := r.Target
+	switch {
+	case t[0] == '/' || t == "*" || strings.Contains(t, "://"):
+		return errVersionForm
+	case r.Method == "PROXY":
+		return errProxyHeader
+	}
+	return errNotHTTP
 }
 
 // parseVersion reads "HTTP/1.x". A minor version above 1 is spoken to as 1.1
