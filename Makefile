@@ -34,8 +34,8 @@ fuzz: ## every fuzz target, FUZZTIME each
 	  done; \
 	done
 
-chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy
-	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER))
+chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy; RUSH=1: 100 upgrades in 60 s
+	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER)) $(if $(RUSH),-rush)
 
 DURATION ?= 20m
 soak: build ## mixed load for long, every response checked; SEED=1 repeats a run

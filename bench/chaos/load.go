@@ -57,7 +57,7 @@ func (l *load) start(at ports, p plan) {
 	if at.raw > 0 {
 		l.clients(tallyOf("tcp", true), p.tcp, pace(p.tcp, shareTCP), dialer{raw, nil}, (*talk).echo)
 	}
-	l.http2(tallyOf("http2", false), p.h2, p.streams, pace(p.h2*p.streams, shareH2), dialer{tls, secured("h2")})
+	l.http2(tallyOf("http2", false), p.h2, p.streams, pace(p.h2*p.streams, shareH2), dialer{tls, secured("h2")}, askH2)
 }
 
 func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
@@ -116,6 +116,7 @@ func (l *load) excuses(n line) bool {
 var (
 	errLast  = errors.New("connection: close") // the answer came, and with it the wish to go
 	errLeft  = errors.New("closed while idle")
+	errDone  = errors.New("all is said") // by the client's wish
 	errWrong = errors.New("something else came back")
 )
 

@@ -58,6 +58,7 @@ func main() {
 	peer := flag.String("peer", "lbd", "lbd, nginx or haproxy")
 	rate := flag.Float64("rate", 0, "requests per second, of all clients; 0: the plan's")
 	logTo := flag.String("log", "", "a file for all that the proxy says")
+	rush := flag.Bool("rush", false, "instead: 100 upgrades of lbd in a minute, at half of the most it can serve")
 	flag.Parse()
 	if *logTo != "" {
 		f, err := os.Create(*logTo)
@@ -74,7 +75,12 @@ func main() {
 	if *rate > 0 {
 		p.rate = *rate
 	}
-	ok, err := with(*peer, *lbd, func(s subject) (bool, error) { return run(s, p, *seed) })
+	ok, err := with(*peer, *lbd, func(s subject) (bool, error) {
+		if lbd, is := s.(*site); is && *rush {
+			return runRush(lbd)
+		}
+		return run(s, p, *seed)
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 	}

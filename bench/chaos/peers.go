@@ -99,7 +99,7 @@ func (s *peer) configure(n int) error {
 func (s *peer) start() error {
 	args := []string{"-W", "-f", s.file()}
 	if s.name == "nginx" {
-		args = []string{"-p", s.dir, "-c", s.file(), "-g", "daemon off;"}
+		args = []string{"-p", s.dir, "-c", s.file()} // it becomes a daemon: else there is no binary upgrade
 	}
 	c := exec.Command(s.name, args...)
 	c.Stdout, c.Stderr = &s.out, &s.out
@@ -212,10 +212,17 @@ func (s *peer) upgradeNginx() error {
 	if err := syscall.Kill(old, syscall.SIGQUIT); err != nil {
 		return err
 	}
-	for end := time.Now().Add(settleTime); time.Now().Before(end) && syscall.Kill(old, 0) == nil; {
+	for end := time.Now().Add(settleTime); time.Now().Before(end) && alive(old); {
 		time.Sleep(10 * time.Millisecond) // until it is gone, nginx refuses the next
 	}
 	return nil
+}
+
+// alive: somebody else may be slow to wait for who has ended.
+func alive(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, ok := strings.Cut(string(text), ") ")
+	return err == nil && ok && state[0] != 'Z'
 }
 
 func (s *peer) close() {

@@ -71,6 +71,7 @@ func (p *place) leave() {
 type site struct {
 	*place
 	lbd   string
+	grpc  net.Listener // a backend
 	admin *http.Client
 }
 
@@ -106,6 +107,10 @@ func newSite(lbd string) (*site, error) {
 	if err := os.WriteFile(s.lbd, program, 0o755); err != nil {
 		return nil, err
 	}
+	if s.grpc, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	go serveGRPC(s.grpc)
 	return s, s.configure(0)
 }
 
@@ -153,10 +158,13 @@ listeners:
 routes:
   - match: { path: /generation-%[5]d }
     respond: { status: 410 }
+  - match: { path: /chaos.Echo/ }
+    pool: grpc
   - pool: app
 pools:
+  grpc: { protocol: grpc, backends: [%[7]q] }
   app: { backends: [%[6]q], connections: { per_backend: 100000 } }
-`, s.dir, s.at.web, s.at.tls, s.at.raw, n, s.backend.Addr())
+`, s.dir, s.at.web, s.at.tls, s.at.raw, n, s.backend.Addr(), s.grpc.Addr())
 	return os.WriteFile(s.file(), []byte(text), 0o644)
 }
 
@@ -320,6 +328,7 @@ func (s *site) close() {
 	for _, w := range all {
 		syscall.Kill(w.PID, syscall.SIGKILL)
 	}
+	s.grpc.Close()
 	s.leave()
 }
 
