@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/rlimit"
@@ -56,7 +57,10 @@ type Datapath struct {
 	stop    chan struct{} // closed by Close: ends runWays
 	hurry   chan struct{} // some peer's way is not known: runWays looks again soon
 	prober  *prober       // nil: peers are not asked whether they live
-	done    sync.WaitGroup
+	diag    *diag         // nil: the kernel does not list its sockets
+
+	destroyed atomic.Uint64 // connections, by Destroy
+	done      sync.WaitGroup
 
 	closed   sync.Once
 	closeErr error
@@ -206,6 +210,9 @@ func (d *Datapath) probe() {
 		d.done.Go(d.prober.runAnswers)
 	}
 	d.done.Go(d.runProbes)
+	if d.diag, err = newDiag(); err != nil {
+		d.options.Log.Debug("connections are not counted", "err", err)
+	}
 }
 
 // load brings programs and maps into the kernel; it says why it could not.
@@ -516,6 +523,7 @@ func (d *Datapath) Samples() []lb.Sample {
 	if err != nil || counters == nil {
 		return samples
 	}
+	samples = append(samples, lb.Sample{Name: "lbd_stragglers_destroyed_total", Value: float64(d.destroyed.Load())})
 	for _, r := range bpf.Reasons {
 		samples = append(samples, lb.Sample{
 			Name:   "lbd_xdp_packets_total",
@@ -549,6 +557,7 @@ func (d *Datapath) close() error {
 	errs := []error{d.prober.close()}
 	d.done.Wait()
 	d.migration.close()
+	errs = append(errs, d.diag.close())
 	if d.attach != nil {
 		errs = append(errs, d.attach.close())
 	}

@@ -36,6 +36,7 @@ type site struct {
 type node struct {
 	site      *site
 	ns        *l4test.Namespace
+	index     int
 	member    lb.Member
 	options   l4.Options
 	datapath  *l4.Datapath
@@ -102,7 +103,7 @@ func prefix(format string, i int) netip.Prefix {
 
 func (s *site) addNode(i int, pins string) {
 	name := fmt.Sprintf("edge-%d", i)
-	n := &node{site: s, ns: s.namespace(name)}
+	n := &node{site: s, ns: s.namespace(name), index: i}
 	s.connect(s.router, name, n.ns, i, s.mtu)
 	n.member = lb.Member{Name: name, Boot: lb.BootID{byte(i)}, Address: prefix("10.0.%d.2/24", i).Addr(), Weight: slots}
 	n.options = l4.Options{
@@ -235,7 +236,7 @@ func (s *site) arriveAt(nodes ...*node) {
 	var via4, via6 []netip.Addr
 	for _, n := range nodes {
 		via4 = append(via4, n.member.Address)
-		via6 = append(via6, prefix("fd00:%d::2/64", int(n.member.Boot[0])).Addr())
+		via6 = append(via6, prefix("fd00:%d::2/64", n.index).Addr())
 	}
 	s.check(s.router.Route(netip.PrefixFrom(vip4.Addr(), 32), via4...))
 	s.check(s.router.Route(netip.PrefixFrom(vip6.Addr(), 128), via6...))
