@@ -248,6 +248,9 @@ type State struct {
 	// Cut: the drain has lasted longer than drain.timeout; client connections
 	// that are still open are closed.
 	Cut bool `json:"cut,omitempty"`
+	// Stragglers are clients whose connections are closed: their packets would
+	// not find the way to this node any more.
+	Stragglers []netip.AddrPort `json:"stragglers,omitempty"`
 }
 
 // Sample is one metric value, cumulative since its worker began unless Gauge.

@@ -78,7 +78,7 @@ type Counters struct {
 	Conflicts   uint64 // another node claims a name that is taken
 	Minted      uint64
 	Learnt      uint64 // epochs from others
-	Forgotten   uint64 // epochs beyond the 32 retained
+	Forgotten   uint64 // epochs that nobody needs, or beyond the 32 retained
 	Dials       uint64 // of seeds
 	DialsFailed uint64
 	Dropped     uint64 // messages and events our bounded queues had no room for

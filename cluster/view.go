@@ -47,6 +47,7 @@ type view struct {
 	minted    int // epochs minted since budget was full
 	filled    time.Time
 	forgotten uint64
+	unwanted  map[uint64]bool // digests of epochs that nobody needs
 }
 
 // peer is another node as gossip last told of it.
@@ -78,6 +79,9 @@ func (v *view) current() lb.Epoch {
 // leave the one with the greater digest, on every node.
 func (v *view) merge(epochs []lb.Epoch) (learnt []lb.Epoch) {
 	for _, e := range epochs {
+		if !v.wants(e) {
+			continue
+		}
 		i, found := slices.BinarySearchFunc(v.epochs, e, func(a, b lb.Epoch) int { return b.Compare(a) })
 		switch {
 		case found && v.epochs[i].Digest() >= e.Digest():

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -267,12 +266,4 @@ func (i *diagID) tuple(family uint8) lb.Tuple {
 		Src:      netip.AddrPortFrom(address(i.Dst), binary.BigEndian.Uint16(i.Dport[:])),
 		Dst:      netip.AddrPortFrom(address(i.Src), binary.BigEndian.Uint16(i.Sport[:])),
 	}
-}
-
-// scanShare is which part of the time may go into looking at connections.
-const scanShare = 100
-
-// ScanAgain is when to look again after a look that took so long.
-func ScanAgain(took time.Duration) time.Duration {
-	return max(5*time.Second, scanShare*took)
 }

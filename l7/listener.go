@@ -142,6 +142,7 @@ type clientConn interface {
 	drain()      // tell the client to go; close when idle
 	cut()        // close now
 	index() *int // its place in the list
+	from() netip.AddrPort
 }
 
 // clientList holds a thread's client connections; each knows its place. It is

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -168,6 +169,25 @@ func (p *Proxy) SetState(s lb.State) {
 	if s.Cut {
 		p.each(func(t *thread) { t.clients.each(clientConn.cut) })
 	}
+	p.cutStragglers(s.Stragglers)
+}
+
+// cutStragglers closes single clients' connections.
+func (p *Proxy) cutStragglers(clients []netip.AddrPort) {
+	if len(clients) == 0 {
+		return
+	}
+	set := map[netip.AddrPort]bool{}
+	for _, c := range clients {
+		set[c] = true
+	}
+	p.each(func(t *thread) {
+		t.clients.each(func(c clientConn) {
+			if set[c.from()] {
+				c.cut()
+			}
+		})
+	})
 }
 
 func disabledIn(s *lb.State) map[lb.BackendID]bool {

@@ -100,6 +100,8 @@ func (p *proxiedConn) Expired(*loop.Timer) { p.refuse(lb.ClientTimeout) }
 
 func (p *proxiedConn) drain() {} // its first response will say it
 
+func (p *proxiedConn) from() netip.AddrPort { return p.client.peer }
+
 func (p *proxiedConn) cut() {
 	p.leave()
 	p.conn.Close()

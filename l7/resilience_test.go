@@ -3,6 +3,7 @@ package l7
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -419,6 +420,17 @@ func TestADrainingNodeTellsClientsToGo(t *testing.T) {
 	}
 	l.proxy.SetState(lb.State{Draining: true, Cut: true})
 	c.ended(t)
+}
+
+func TestStragglersAreClosedAndNobodyElse(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	l := startLab(t, labOptions{}, pool(o.addr))
+	straggler, other := l.dial(), l.dial()
+	straggler.get("/").want(t, "200", "ok")
+	other.get("/").want(t, "200", "ok")
+	l.proxy.SetState(lb.State{Stragglers: []netip.AddrPort{netip.MustParseAddrPort(straggler.LocalAddr().String())}})
+	straggler.ended(t)
+	other.get("/").want(t, "200", "ok")
 }
 
 func TestAUnixSocketBackend(t *testing.T) {

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -493,6 +494,8 @@ func (s *serverH1) drain() {
 		s.thread.loop.Set(&s.timer, s.keepAlive(), s)
 	}
 }
+
+func (s *serverH1) from() netip.AddrPort { return s.client.peer }
 
 // cut ends the connection now.
 func (s *serverH1) cut() {

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -315,6 +316,8 @@ func (c *serverH2) drain() {
 	c.soil()
 	c.wait()
 }
+
+func (c *serverH2) from() netip.AddrPort { return c.client.peer }
 
 // cut ends the connection now.
 func (c *serverH2) cut() {

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/cirque-lb/lb"
@@ -215,6 +216,8 @@ func (p *tcpProxy) record(e *Error) {
 // drain leaves the connection alone if nobody else takes it: what it carries has
 // no end that we know.
 func (p *tcpProxy) drain() { p.thread.offer(p) }
+
+func (p *tcpProxy) from() netip.AddrPort { return p.client.peer }
 
 func (p *tcpProxy) cut() { p.end(&Error{Reason: lb.Draining}) }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -264,6 +265,8 @@ func (s *shakeTLS) Expired(*loop.Timer) {
 }
 
 func (s *shakeTLS) drain() {} // its first response will say it
+
+func (s *shakeTLS) from() netip.AddrPort { return s.client.peer }
 
 func (s *shakeTLS) cut() {
 	if !s.over {

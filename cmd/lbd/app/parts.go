@@ -263,6 +263,33 @@ func pathOptions(c *lb.Config) l4.Options {
 	}
 }
 
+// Holdings lists the earlier epochs that connections here need.
+func (d *datapath) Holdings() ([]node.Holding, error) {
+	held, _, err := d.Datapath.Holdings()
+	out := make([]node.Holding, len(held))
+	for i, h := range held {
+		out[i] = node.Holding{Epoch: h.Epoch, Flows: h.Flows}
+		for _, f := range h.Some {
+			out[i].Clients = append(out[i].Clients, f.Src)
+		}
+	}
+	return out, err
+}
+
+// Destroy closes the connections that need an epoch.
+func (d *datapath) Destroy(epoch uint64) (int, error) {
+	held, _, err := d.Datapath.Holdings()
+	if err != nil {
+		return 0, err
+	}
+	for _, h := range held {
+		if h.Epoch == epoch {
+			return d.Datapath.Destroy(h.Some)
+		}
+	}
+	return 0, nil
+}
+
 // Fastpath says how packets are steered, and why not better.
 func (d *datapath) Fastpath() node.Fastpath {
 	r := d.Report()

@@ -321,6 +321,9 @@ func (d *fakeDatapath) Explain(lb.Tuple) Path {
 func (d *fakeDatapath) Samples() []lb.Sample { return nil }
 func (d *fakeDatapath) Silent() []netip.Addr { return nil }
 
+func (d *fakeDatapath) Holdings() ([]Holding, error) { return nil, nil }
+func (d *fakeDatapath) Destroy(uint64) (int, error)  { return 0, nil }
+
 // fakeCluster is a cluster of two.
 type fakeCluster struct {
 	diary   *diary
@@ -334,8 +337,8 @@ type fakeCluster struct {
 }
 
 func (c *fakeCluster) Say(part string, body []byte, _ bool) error {
-	if part == vipsPart {
-		return nil // vips_test.go
+	if part == vipsPart || part == needsPart {
+		return nil // vips_test.go and retain_test.go
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -406,6 +409,7 @@ func (c *fakeCluster) edit(g Generation, text string, apart bool) {
 
 func (c *fakeCluster) SetReady(r bool)          { c.diary.add("cluster: ready %v", r) }
 func (c *fakeCluster) SetWeight(w int)          { c.diary.add("cluster: weight %d", w) }
+func (c *fakeCluster) Forget([]uint64)          {}
 func (c *fakeCluster) Changed() <-chan struct{} { return c.changed }
 func (c *fakeCluster) Seed() [16]byte           { return [16]byte{1} }
 func (c *fakeCluster) Tags() []uint32           { return []uint32{1} }

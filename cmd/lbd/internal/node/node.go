@@ -92,6 +92,7 @@ type Node struct {
 	judged  time.Time            // when the certificates' ends were looked at
 	here    map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
 	mute    []netip.Addr         // peers whose datapath did not answer at the last look
+	retention
 	troubles
 
 	// What the discovery found, as data_dir has it; used by who may change
@@ -265,6 +266,7 @@ func (n *Node) tick() bool {
 	n.tickTrial()
 	changed = n.tickCertificates() || changed
 	changed = n.tickHere() || changed
+	changed = n.tickRetention() || changed
 	if s := n.silent(); !equal(s, n.mute) {
 		n.mute, changed = s, true
 	}

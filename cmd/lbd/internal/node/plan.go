@@ -31,6 +31,8 @@ type Facts struct {
 	Silent  []netip.Addr        // peers whose datapath does not answer
 	Served  map[string][]lb.VIP // what the nodes say that they serve
 	WasHere []lb.VIP            // served where they arrived until lately
+
+	Stragglers []netip.AddrPort // clients whose connections need an epoch that is to be forgotten
 }
 
 // Decision is what the parts of a node shall be told.
@@ -65,6 +67,8 @@ func state(f Facts) lb.State {
 		Admin:    f.Overlay.Backends,
 		Draining: draining,
 		Cut:      draining && f.Overdue,
+
+		Stragglers: f.Stragglers,
 	}
 }
 

@@ -67,6 +67,10 @@ type Datapath interface {
 	Fastpath() Fastpath
 	Explain(lb.Tuple) Path
 	Silent() []netip.Addr // peers whose datapath does not answer
+	// Holdings lists the earlier epochs that connections here need, and Destroy
+	// closes those that need one, from below.
+	Holdings() ([]Holding, error)
+	Destroy(epoch uint64) (int, error)
 	Samples() []lb.Sample
 }
 
@@ -163,6 +167,7 @@ type Cluster interface {
 	SetWeight(int)            // in the next epoch; 0 drains
 	Epochs() []lb.Epoch       // newest first; not to be changed
 	Peers() []Peer            // by name, this node among them
+	Forget([]uint64)          // these earlier epochs, by digest, and no others
 	Changed() <-chan struct{} // a token after Epochs or Peers changed; tokens coalesce
 	Seed() [16]byte           // of the row hash
 	Tags() []uint32           // of encapsulated packets

@@ -32,6 +32,7 @@ func (n *Node) facts() Facts {
 		f.Clustered, f.Epochs = true, c.Epochs()
 		f.Seed, f.Tags = c.Seed(), c.Tags()
 		f.Peers, f.Served, f.Silent = c.Peers(), n.saidVIPs(), n.silent()
+		f.Stragglers = n.retention.clients
 		f.WasHere = slices.Collect(maps.Keys(n.here))
 	}
 	n.watchSlots(f.Sockets)
@@ -117,7 +118,7 @@ func (n *Node) steer(s lb.Steering) {
 
 // sameState is reflect.DeepEqual, which takes long for many backends.
 func sameState(a, b lb.State) bool {
-	return a.Draining == b.Draining && a.Cut == b.Cut && maps.Equal(a.Health, b.Health) && reflect.DeepEqual(a.Admin, b.Admin)
+	return a.Draining == b.Draining && a.Cut == b.Cut && equal(a.Stragglers, b.Stragglers) && maps.Equal(a.Health, b.Health) && reflect.DeepEqual(a.Admin, b.Admin)
 }
 
 func sameSteering(a, b lb.Steering) bool { return reflect.DeepEqual(a, b) }
