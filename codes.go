@@ -2,7 +2,7 @@ package lb
 
 // The codes of errors in a document: LB10xx its text and values, LB11xx
 // routes, LB12xx listeners, LB13xx pools, LB14xx the node, LB15xx what is in
-// the files that it names. They are a contract.
+// the files that it names, LB16xx services. They are a contract.
 const (
 	CodeSyntax      = "LB1001"
 	CodeTooLarge    = "LB1002"
@@ -57,4 +57,8 @@ const (
 	CodeFileRead    = "LB1501"
 	CodeFileContent = "LB1502"
 	CodeFilePair    = "LB1503"
+
+	CodeServiceBind     = "LB1601"
+	CodeServicePool     = "LB1602"
+	CodeServiceFastpath = "LB1603"
 )

@@ -335,7 +335,8 @@ type Service struct {
 	Name     string         `yaml:"-"`
 	Bind     netip.AddrPort `yaml:"bind" need:"true"`
 	Protocol string         `yaml:"protocol" default:"tcp" one:"tcp|udp"`
-	Forward  string         `yaml:"forward" default:"ipip" one:"ipip|gue|l2"`
-	Affinity string         `yaml:"affinity" one:"client"` // "": each flow by its 5-tuple
+	Forward  string         `yaml:"forward" default:"ipip" one:"ipip|gue|l2|nat"`
+	Affinity string         `yaml:"affinity" one:"client"`              // "": each flow by its 5-tuple
+	Hold     time.Duration  `yaml:"hold" default:"10m" range:"0s..24h"` // how long TCP connections stay where they began after a backend's share changed
 	Pool     string         `yaml:"pool" need:"true"`
 }

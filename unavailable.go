@@ -11,7 +11,7 @@ import (
 // row is a path, with =VALUE when only that value is refused and !VALUE when
 // every other one is.
 var unavailable = rows(`
-	services
+	services.*.forward=nat
 `)
 
 // refusal is what a row says of a path.

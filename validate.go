@@ -39,6 +39,9 @@ func (v *validator) all() {
 	for _, p := range v.config.Pools {
 		v.pool(p)
 	}
+	for _, s := range v.config.Services {
+		v.service(s)
+	}
 	v.binds()
 	v.config.files = v.files()
 }
@@ -199,20 +202,25 @@ func (v *validator) binds() {
 		at   any
 		name string
 	}
-	seen := map[netip.AddrPort]owner{}
-	claim := func(a netip.AddrPort, o owner) {
+	type place struct {
+		netip.AddrPort
+		protocol Protocol
+	}
+	seen := map[place]owner{}
+	claimAs := func(a netip.AddrPort, p Protocol, o owner) {
 		if !a.IsValid() || a.Port() == 0 {
 			return
 		}
 		if a.Addr() == netip.IPv4Unspecified() {
 			a = netip.AddrPortFrom(netip.IPv6Unspecified(), a.Port()) // which takes IPv4 too
 		}
-		if first, taken := seen[a]; taken {
+		if first, taken := seen[place{a, p}]; taken {
 			v.errorf(o.at, CodeBindTwice, "", "%s binds %s, which %s binds already", o.name, a, first.name)
 			return
 		}
-		seen[a] = o
+		seen[place{a, p}] = o
 	}
+	claim := func(a netip.AddrPort, o owner) { claimAs(a, TCP, o) }
 	if v.config.Cluster != nil {
 		claim(v.config.Cluster.Bind, owner{&v.config.Cluster.Bind, "cluster"})
 	}
@@ -223,8 +231,7 @@ func (v *validator) binds() {
 		claim(l.Bind, owner{&l.Bind, fmt.Sprintf("listener %q", l.Name)})
 	}
 	for _, s := range v.config.Services {
-		claim(s.Bind, owner{&s.Bind, fmt.Sprintf("service %q", s.Name)})
-		v.poolExists(&s.Pool, s.Pool, "service")
+		claimAs(s.Bind, s.Transport(), owner{&s.Bind, fmt.Sprintf("service %q", s.Name)})
 	}
 }
 

@@ -51,7 +51,7 @@ func Plan(f Facts) Decision {
 	d := Decision{Targets: targets(f.Config), State: state(f)}
 	d.Steering, d.Notes = steering(f)
 	slots, _ := slots(f.Sockets)
-	d.Ready = slots > 0 && !f.SlotsGone
+	d.Ready = slots > 0 && !f.SlotsGone || onlyServices(f)
 	if d.Ready && !d.State.Draining {
 		d.Weight = slots // configured ones: a worker's crash moves no row
 	}
@@ -97,6 +97,8 @@ func steering(f Facts) (lb.Steering, []string) {
 		s.Self, s.Epochs = f.Config.Node.Name, f.Epochs
 		s.Gone, notes = gone(f)
 	}
+	notes = append(notes, serviceNotes(f)...)
+	s.Services = services(f)
 	for _, l := range f.Config.Listeners {
 		if IsLocal(l.Bind.Addr(), f.Addresses) {
 			continue

@@ -102,6 +102,12 @@ func describe(d Decision) string {
 	for _, v := range d.Steering.VIPs {
 		fmt.Fprintf(&b, "vip %s\n", v)
 	}
+	for _, v := range d.Steering.Services {
+		fmt.Fprintf(&b, "service %s %s by %s\n", v.Name, v.VIP, v.Forward)
+		for _, one := range v.Backends {
+			fmt.Fprintf(&b, "  %s weight %d takes %v keeps %v\n", one.Address, one.Weight, one.Takes, one.Keeps)
+		}
+	}
 	for _, bind := range d.Steering.Binds {
 		fmt.Fprintf(&b, "bind %s  live %v\n", bind.Bind, bind.Live)
 	}
