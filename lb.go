@@ -144,6 +144,16 @@ type Steering struct {
 	Binds []SteeredBind
 	// Services are what XDP sends to backends; their VIPs are not among VIPs.
 	Services []SteeredService
+	// Sources says what is known of where packets come from.
+	Sources []SteeredSource
+}
+
+// SteeredSource is what is known of a prefix; the longest one that fits counts.
+type SteeredSource struct {
+	Prefix  netip.Prefix
+	Blocked bool // its packets to VIPs are dropped
+	Exempt  bool // neither blocked by a wider prefix nor limited
+	Trusted bool // a backend takes packets out of encapsulations of its
 }
 
 // SteeredService is an L4 service as the datapath needs it.

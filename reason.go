@@ -82,4 +82,10 @@ const (
 	XDPMissLimit    Reason = "xdp_miss_limit"     // pass: no socket here, and too many such packets were sent on in this moment
 	XDPHere         Reason = "xdp_here"           // pass: to a VIP that some member lacks: served where it arrives
 	XDPPulse        Reason = "xdp_pulse"          // send: a peer's question whether this node lives, answered
+	XDPUnwrapped    Reason = "xdp_unwrapped"      // pass: from a node, taken out of its encapsulation at a backend
+	XDPBlocked      Reason = "xdp_blocked"        // drop: protect.block lists its source
+	XDPRateLimited  Reason = "xdp_rate_limited"   // drop: its source sends more than protect.packets_per_second
+	XDPSynLimited   Reason = "xdp_syn_limited"    // drop: its source opens more than protect.syns_per_second
+	XDPTold         Reason = "xdp_told_too_big"   // send: too big for the encapsulation; the sender is told by ICMP
+	XDPLearned      Reason = "xdp_path_mtu"       // drop: ICMP of the fabric about our encapsulation: its MTU is noted
 )

@@ -63,7 +63,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 	}{
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
 		{"vip", VIP{}}, {"vip_entry", VIPEntry{}}, {"vip_bucket", [VIPBucket]VIPEntry{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
-		{"service", Service{}}, {"backend", Backend{}}, {"traffic", Traffic{}},
+		{"service", Service{}}, {"backend", Backend{}}, {"traffic", Traffic{}}, {"source_key", SourceKey{}}, {"source", Source{}},
 		{"doubt", Doubt{}}, {"allowance", Allowance{}},
 	} {
 		var s *btf.Struct
@@ -75,7 +75,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 	}
 	for name, entries := range map[string]uint32{
 		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs, "vip_table": VIPBuckets,
-		"binds": Binds, "slots": Slots, "node": 1, "services": Services, "backends": Backends, "traffic": Backends, "flows": Flows, "rings": Services, "counters": uint32(len(Reasons)),
+		"binds": Binds, "slots": Slots, "node": 1, "services": Services, "backends": Backends, "traffic": Backends, "flows": Flows, "rings": Services, "sources": Sources, "counters": uint32(len(Reasons)),
 	} {
 		if got := spec.Maps[name].MaxEntries; got != entries {
 			t.Errorf("map %s has %d entries in C, %d in Go", name, got, entries)
@@ -127,7 +127,7 @@ func TestTheProgramsLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer o.Close()
-	for _, p := range []*ebpf.Program{o.SteerPacket, o.SteerSocket, o.FindNeighbour, o.StartClock} {
+	for _, p := range []*ebpf.Program{o.SteerPacket, o.SteerSocket, o.FindNeighbour, o.StartClock, o.UnwrapPacket} {
 		i, err := p.Info()
 		if err != nil {
 			t.Fatal(err)

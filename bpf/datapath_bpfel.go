@@ -33,6 +33,7 @@ const (
 	datapathMapScratch        = "scratch"
 	datapathMapServices       = "services"
 	datapathMapSlots          = "slots"
+	datapathMapSources        = "sources"
 	datapathMapTraffic        = "traffic"
 	datapathMapVipTable       = "vip_table"
 	datapathMapVips           = "vips"
@@ -40,6 +41,7 @@ const (
 	datapathProgStartClock    = "start_clock"
 	datapathProgSteerPacket   = "steer_packet"
 	datapathProgSteerSocket   = "steer_socket"
+	datapathProgUnwrapPacket  = "unwrap_packet"
 )
 
 // loadDatapath returns the embedded CollectionSpec for datapath.
@@ -88,6 +90,7 @@ type datapathProgramSpecs struct {
 	StartClock    *ebpf.ProgramSpec `ebpf:"start_clock"`
 	SteerPacket   *ebpf.ProgramSpec `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.ProgramSpec `ebpf:"steer_socket"`
+	UnwrapPacket  *ebpf.ProgramSpec `ebpf:"unwrap_packet"`
 }
 
 // datapathMapSpecs contains maps before they are loaded into the kernel.
@@ -111,6 +114,7 @@ type datapathMapSpecs struct {
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
 	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
@@ -159,6 +163,7 @@ type datapathMaps struct {
 	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Traffic      *ebpf.Map `ebpf:"traffic"`
 	VipTable     *ebpf.Map `ebpf:"vip_table"`
 	Vips         *ebpf.Map `ebpf:"vips"`
@@ -183,6 +188,7 @@ func (m *datapathMaps) Close() error {
 		m.Scratch,
 		m.Services,
 		m.Slots,
+		m.Sources,
 		m.Traffic,
 		m.VipTable,
 		m.Vips,
@@ -203,6 +209,7 @@ type datapathPrograms struct {
 	StartClock    *ebpf.Program `ebpf:"start_clock"`
 	SteerPacket   *ebpf.Program `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.Program `ebpf:"steer_socket"`
+	UnwrapPacket  *ebpf.Program `ebpf:"unwrap_packet"`
 }
 
 func (p *datapathPrograms) Close() error {
@@ -211,6 +218,7 @@ func (p *datapathPrograms) Close() error {
 		p.StartClock,
 		p.SteerPacket,
 		p.SteerSocket,
+		p.UnwrapPacket,
 	)
 }
 

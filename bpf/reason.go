@@ -40,4 +40,10 @@ var Reasons = []Reason{
 	{"xdp_miss_limit", "pass"},
 	{"xdp_here", "pass"},
 	{"xdp_pulse", "send"},
+	{"xdp_unwrapped", "pass"},
+	{"xdp_blocked", "drop"},
+	{"xdp_rate_limited", "drop"},
+	{"xdp_syn_limited", "drop"},
+	{"xdp_told_too_big", "send"},
+	{"xdp_path_mtu", "drop"},
 }

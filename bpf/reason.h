@@ -40,9 +40,15 @@ enum reason {
 	REASON_MISS_LIMIT,	/* pass: no socket here, and too many such packets were sent on in this moment */
 	REASON_HERE,	/* pass: to a VIP that some member lacks: served where it arrives */
 	REASON_PULSE,	/* send: a peer's question whether this node lives, answered */
+	REASON_UNWRAPPED,	/* pass: from a node, taken out of its encapsulation at a backend */
+	REASON_BLOCKED,	/* drop: protect.block lists its source */
+	REASON_RATE_LIMITED,	/* drop: its source sends more than protect.packets_per_second */
+	REASON_SYN_LIMITED,	/* drop: its source opens more than protect.syns_per_second */
+	REASON_TOLD_TOO_BIG,	/* send: too big for the encapsulation; the sender is told by ICMP */
+	REASON_PATH_MTU,	/* drop: ICMP of the fabric about our encapsulation: its MTU is noted */
 	REASONS,
 };
 _Static_assert(REASONS <= 64, "a bit each in DROPS");
 
 /* The reasons that drop. */
-#define DROPS 0xcffff000ULL
+#define DROPS 0x2e0cffff000ULL

@@ -27,6 +27,26 @@ type Service struct {
 	_       uint16
 }
 
+// SourceKey is a prefix of source addresses. Bits of an IPv4 prefix count from
+// the beginning of the mapped address: 96 more.
+type SourceKey struct {
+	Bits    uint32
+	Address Address
+}
+
+// Flags of a Source.
+const (
+	SourceBlocked = 1 << iota
+	SourceExempt
+	SourceTrusted
+)
+
+// Source is what is known of a prefix.
+type Source struct{ Flags uint32 }
+
+// Sources is how many prefixes there may be.
+const Sources = 65536
+
 // Flags of a Backend.
 const (
 	BackendBounce   = 1 << iota // as PeerBounce

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "encap.h"
+#include "protect.h"
 
 #define SERVICES 512		/* number 0 is none */
 #define BACKENDS 16384		/* number 0 is none; of all services */

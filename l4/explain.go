@@ -15,6 +15,9 @@ func (d *Datapath) Explain(t lb.Tuple) Explanation {
 	defer d.mu.Unlock()
 	e := Explanation{Tuple: t, Row: -1, Slot: -1}
 	hash := flowHash(d.steering.Seed, t)
+	if e.explainService(d, hash) {
+		return e
+	}
 	e.explainVIP(d.steering.VIPs)
 	if e.VIP != nil {
 		e.Row = rowOf(hash)

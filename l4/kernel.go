@@ -20,6 +20,7 @@ type kernel struct {
 	peers    words
 	vipTable words
 	backends words
+	backend  bool // this host is one of them
 	rings    map[uint32]*serviceRing
 }
 
@@ -102,6 +103,7 @@ func (k *kernel) read() (tables, error) {
 		k.readVIPs(&t),
 		readMap(k.Binds, t.binds),
 		k.readServices(&t),
+		readMap(k.Sources, t.sources),
 	} {
 		if err != nil {
 			return t, err
@@ -170,6 +172,8 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 		return putMap(k.Binds, w)
 	case tableSlots:
 		return k.putSlot(w, sockets)
+	case tableSources:
+		return putMap(k.Sources, w)
 	case tableServices:
 		return k.putService(w)
 	case tableBackends:

@@ -44,6 +44,7 @@ type Options struct {
 	Address    netip.Addr      // the node's address, where peers send encapsulated packets
 	RunDir     string          // keeps the boot id; on tmpfs
 	Log        *slog.Logger    // nil: slog.Default()
+	Backend    bool            // not a node, but a backend of nodes: packets are taken out of their encapsulation here
 }
 
 // Datapath is the kernel half of a node.
@@ -130,11 +131,16 @@ func (r Report) Mode() lb.FastpathMode {
 type Explanation struct {
 	Tuple lb.Tuple        `json:"tuple"`
 	VIP   *lb.VIP         `json:"vip,omitempty"` // nil: not steered, the kernel decides
-	Row   int             `json:"row"`           // -1 without a VIP
+	Row   int             `json:"row"`           // -1 without a VIP, or the place in a service's ring
 	Chain []Hop           `json:"chain,omitempty"`
 	Bind  *netip.AddrPort `json:"bind,omitempty"` // what sk_lookup matches on this node
 	Slot  int             `json:"slot"`           // -1: none here
-	Why   []string        `json:"why"`            // one sentence per decision, in order
+
+	Service string     `json:"service,omitempty"` // whose packets these are
+	Backend netip.Addr `json:"backend,omitzero"`  // where a new flow goes
+	Settled netip.Addr `json:"settled,omitzero"`  // where a connection goes that began before Backend took its place
+
+	Why []string `json:"why"` // one sentence per decision, in order
 }
 
 // Hop is one owner in a chain: the first takes new connections.
@@ -241,6 +247,7 @@ func (d *Datapath) load() (why string) {
 		k.close()
 		return err.Error()
 	}
+	k.backend = d.options.Backend
 	d.kernel, d.report.Adopted = k, adopted
 	d.attach = &attacher{pins: p, network: d.network}
 	return ""
@@ -283,7 +290,9 @@ func (d *Datapath) attachAll() {
 		}
 		return
 	}
-	if err := d.attach.sockets(d.kernel.SteerSocket); err != nil {
+	if d.options.Backend {
+		d.report.Sockets = SocketReport{Why: "a backend's sockets are its own"}
+	} else if err := d.attach.sockets(d.kernel.SteerSocket); err != nil {
 		d.report.Sockets = SocketReport{Why: err.Error()}
 	} else {
 		d.report.Sockets = SocketReport{Steered: true}
@@ -292,7 +301,7 @@ func (d *Datapath) attachAll() {
 		d.report.Problems = append(d.report.Problems, err.Error())
 	}
 	for _, name := range d.options.Interfaces {
-		r := d.attach.packets(name, d.options.Mode, d.kernel.SteerPacket, d.kernel.FindNeighbour)
+		r := d.attach.packets(name, d.options.Mode, d.kernel.packets(), d.kernel.FindNeighbour)
 		d.report.Interfaces = append(d.report.Interfaces, r)
 	}
 }
@@ -304,7 +313,7 @@ func (d *Datapath) required() error {
 			errs = append(errs, fmt.Errorf("fastpath is required, but not possible on %s: %s", i.Name, i.Why))
 		}
 	}
-	if !d.report.Sockets.Steered {
+	if !d.report.Sockets.Steered && !d.options.Backend {
 		errs = append(errs, fmt.Errorf("fastpath is required, but sk_lookup is not possible: %s", d.report.Sockets.Why))
 	}
 	return errors.Join(errs...)
@@ -531,7 +540,7 @@ func (d *Datapath) Samples() []lb.Sample {
 			Value:  float64(counters[lb.Reason(r.Name)]),
 		})
 	}
-	return samples
+	return append(samples, d.serviceSamples()...)
 }
 
 // Report says how packets are steered.

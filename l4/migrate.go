@@ -259,7 +259,7 @@ func (m *migration) take(to pins, program func(pin string) *ebpf.Program) error 
 func (k *kernel) program(pin string) *ebpf.Program {
 	switch {
 	case strings.HasPrefix(pin, "link_xdp_"):
-		return k.SteerPacket
+		return k.packets()
 	case strings.HasPrefix(pin, "link_tcx_"):
 		return k.FindNeighbour
 	case strings.HasPrefix(pin, "link_sk_"):

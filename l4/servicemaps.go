@@ -16,6 +16,14 @@ type serviceRing struct {
 	words
 }
 
+// packets is the program that sees packets first: a node's or a backend's.
+func (k *kernel) packets() *ebpf.Program {
+	if k.backend {
+		return k.UnwrapPacket
+	}
+	return k.SteerPacket
+}
+
 const backendWords = int(unsafe.Sizeof(bpf.Backend{}) / 8)
 
 func (k *kernel) closeServices() error {

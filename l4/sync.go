@@ -24,6 +24,7 @@ type tables struct {
 	services map[uint32]bpf.Service // by number
 	backends map[uint32]backend     // by number
 	rings    map[uint32][]uint64    // by the service's number
+	sources  map[bpf.SourceKey]bpf.Source
 }
 
 // newTables returns empty tables with these rows.
@@ -39,6 +40,7 @@ func newTables(rows []uint64) tables {
 		services: map[uint32]bpf.Service{},
 		backends: map[uint32]backend{},
 		rings:    map[uint32][]uint64{},
+		sources:  map[bpf.SourceKey]bpf.Source{},
 	}
 }
 
@@ -69,6 +71,7 @@ const (
 	tableServices  = "services"
 	tableBackends  = "backends"
 	tableRings     = "rings"
+	tableSources   = "sources"
 )
 
 // diff lists the writes that turn have into want.
@@ -89,6 +92,7 @@ func diff(have, want tables) (w []write) {
 			w = append(w, write{tableRows, uint32(row), owners})
 		}
 	}
+	w = puts(w, tableSources, have.sources, want.sources, compareSources)
 	w = puts(w, tableBackends, have.backends, want.backends, cmp.Compare)
 	w = turns(w, have.rings, want.rings)
 	w = puts(w, tableServices, have.services, want.services, cmp.Compare)
@@ -99,6 +103,7 @@ func diff(have, want tables) (w []write) {
 	w = deletes(w, tableVIPTable, have.vipTable, want.vipTable, cmp.Compare)
 	w = deletes(w, tableVIPs, have.vips, want.vips, cmp.Compare)
 	w = deletes(w, tableRoutes, have.routes, want.routes, netip.Addr.Compare)
+	w = deletes(w, tableSources, have.sources, want.sources, compareSources)
 	w = deletes(w, tableServices, have.services, want.services, cmp.Compare)
 	w = deletes(w, tableRings, have.rings, want.rings, cmp.Compare)
 	w = deletes(w, tableBackends, have.backends, want.backends, cmp.Compare)
@@ -156,6 +161,8 @@ func (t *tables) record(w write) {
 		recordIn(t.slots, w)
 	case tableRoutes:
 		recordIn(t.routes, w)
+	case tableSources:
+		recordIn(t.sources, w)
 	case tableServices:
 		recordIn(t.services, w)
 	case tableBackends:

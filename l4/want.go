@@ -21,6 +21,7 @@ var limits = []struct {
 }{
 	{"VIPs", bpf.VIPs/2 - 1, func(s lb.Steering) int { return len(s.VIPs) + len(s.Services) }},
 	{"binds", bpf.Binds / 2, func(s lb.Steering) int { return len(s.Binds) }},
+	{"sources", bpf.Sources / 2, func(s lb.Steering) int { return len(s.Sources) }},
 	{"services", bpf.Services/2 - 1, func(s lb.Steering) int { return len(s.Services) }},
 	{"backends of services", bpf.Backends/2 - 1, backendsOf},
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
@@ -67,6 +68,7 @@ func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 	if err := p.planRows(s, have, &want); err != nil {
 		return tables{}, err
 	}
+	planSources(s.Sources, &want)
 	numbers, err := p.planServices(s.Services, have, &want)
 	if err != nil {
 		return tables{}, err

@@ -34,6 +34,7 @@ const (
 	measureMapScratch        = "scratch"
 	measureMapServices       = "services"
 	measureMapSlots          = "slots"
+	measureMapSources        = "sources"
 	measureMapTraffic        = "traffic"
 	measureMapVipTable       = "vip_table"
 	measureMapVips           = "vips"
@@ -45,6 +46,7 @@ const (
 	measureProgSteerPacket   = "steer_packet"
 	measureProgSteerSocket   = "steer_socket"
 	measureProgStretch       = "stretch"
+	measureProgUnwrapPacket  = "unwrap_packet"
 )
 
 // loadMeasure returns the embedded CollectionSpec for measure.
@@ -97,6 +99,7 @@ type measureProgramSpecs struct {
 	SteerPacket   *ebpf.ProgramSpec `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.ProgramSpec `ebpf:"steer_socket"`
 	Stretch       *ebpf.ProgramSpec `ebpf:"stretch"`
+	UnwrapPacket  *ebpf.ProgramSpec `ebpf:"unwrap_packet"`
 }
 
 // measureMapSpecs contains maps before they are loaded into the kernel.
@@ -121,6 +124,7 @@ type measureMapSpecs struct {
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
+	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
 	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
@@ -170,6 +174,7 @@ type measureMaps struct {
 	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
+	Sources      *ebpf.Map `ebpf:"sources"`
 	Traffic      *ebpf.Map `ebpf:"traffic"`
 	VipTable     *ebpf.Map `ebpf:"vip_table"`
 	Vips         *ebpf.Map `ebpf:"vips"`
@@ -195,6 +200,7 @@ func (m *measureMaps) Close() error {
 		m.Scratch,
 		m.Services,
 		m.Slots,
+		m.Sources,
 		m.Traffic,
 		m.VipTable,
 		m.Vips,
@@ -219,6 +225,7 @@ type measurePrograms struct {
 	SteerPacket   *ebpf.Program `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.Program `ebpf:"steer_socket"`
 	Stretch       *ebpf.Program `ebpf:"stretch"`
+	UnwrapPacket  *ebpf.Program `ebpf:"unwrap_packet"`
 }
 
 func (p *measurePrograms) Close() error {
@@ -231,6 +238,7 @@ func (p *measurePrograms) Close() error {
 		p.SteerPacket,
 		p.SteerSocket,
 		p.Stretch,
+		p.UnwrapPacket,
 	)
 }
 

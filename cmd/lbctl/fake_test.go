@@ -41,7 +41,7 @@ func newFakeNode(owner string) *fakeNode {
 		Listeners: []admin.Listener{{Name: "web", Bind: "192.0.2.10:80", Protocol: "http", Scope: "vip", Slots: 4, Live: 4, Connections: 12, Requests: 48123}},
 		Routes:    []admin.Route{{Index: 1, Line: 8, Match: "host shop.example, path /api/", Filters: []string{"headers"}, Target: "pool app"}},
 		Pools:     []admin.Pool{{Name: "app", Protocol: "http1", Balance: "least_request", Check: "http /healthz every 2s", Backends: 2, Usable: 2, Active: 3}},
-		Services:  []admin.Service{{Name: "dns", Bind: "192.0.2.10:53", Protocol: "udp", Forward: "ipip", Pool: "app", Backends: 2, Usable: 2}},
+		Services:  []admin.Service{{Name: "dns", Bind: "192.0.2.10:53", Protocol: "udp", Forward: "ipip", Pool: "app", Backends: 2, Usable: 2, Packets: 12, Bytes: 1200, Members: []admin.ServiceMember{{Address: "10.0.1.1:53", Share: 0.5, Packets: 12, Bytes: 1200}}}},
 		Sources:   []admin.Source{{Name: "dns app.internal:8080", Pools: []string{"app"}, Backends: 1, Answered: long}},
 		Workers:   []admin.Worker{{Name: "1.0", PID: 4711, State: "ready", Slots: []int{0, 1}, Generation: 42, Version: "1.2.3", Since: long}},
 		Nodes: []admin.Node{

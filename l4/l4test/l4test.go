@@ -115,8 +115,11 @@ func (n *Network) Connect(a, b End, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("join %s %s and %s %s: %w", a.In.Name, a.Name, b.In.Name, b.Name, err)
 	}
-	return errors.Join(a.up(), b.up())
+	// A veth takes redirected frames if its peer had GRO when it came up.
+	return errors.Join(a.prepare(), b.prepare(), a.up(), b.up())
 }
+
+func (e End) prepare() error { return e.In.Do(func() error { return offloads(e.Name) }) }
 
 func (e End) up() error {
 	return e.In.Do(func() error {
@@ -129,9 +132,6 @@ func (e End) up() error {
 			if err := netlink.AddrAdd(l, address); err != nil {
 				return fmt.Errorf("give %s the address %s: %w", e.Name, p, err)
 			}
-		}
-		if err := offloads(e.Name); err != nil {
-			return err
 		}
 		return netlink.LinkSetUp(l)
 	})

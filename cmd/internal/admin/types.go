@@ -105,6 +105,20 @@ type Service struct {
 	Pool     string `json:"pool"`
 	Backends int    `json:"backends"`
 	Usable   int    `json:"usable"`
+
+	Packets     float64         `json:"packets"` // since the datapath was made
+	Bytes       float64         `json:"bytes"`
+	Connections float64         `json:"connections"` // SYNs
+	Members     []ServiceMember `json:"members"`
+}
+
+// ServiceMember is what one backend gets of a service.
+type ServiceMember struct {
+	Address     string  `json:"address"`
+	Share       float64 `json:"share"` // of new flows, 0 to 1
+	Packets     float64 `json:"packets"`
+	Bytes       float64 `json:"bytes"`
+	Connections float64 `json:"connections"`
 }
 
 // Source is a place where pools find backends.
@@ -404,6 +418,9 @@ type PacketWay struct {
 	Chain []string `json:"chain,omitempty"`
 	Slot  int      `json:"slot"`          // -1: another node's, or the kernel's own hash
 	Why   []string `json:"why,omitempty"` // one sentence per decision
+
+	Service string `json:"service,omitempty"` // whose packets these are
+	Backend string `json:"backend,omitempty"` // where a new flow of a service goes
 }
 
 // RouteVerdict says whether a route matches, and if not, what differs.

@@ -21,7 +21,7 @@ type control struct {
 var _ admin.Control = control{}
 
 func (c control) Status(context.Context) (admin.Status, error) {
-	return statusOf(c.node.Snapshot(), c.node.Stats(), c.node.Reports()), nil
+	return statusOf(c.node.Snapshot(), c.node.Stats(), c.node.Reports(), c.node.Packets()), nil
 }
 
 func (c control) Backends(context.Context) ([]admin.Backend, error) {

@@ -67,7 +67,7 @@ func TestStatusSaysWhatIsExposedAndWhatIsBroken(t *testing.T) {
 		{Name: "lbd_requests_total", Labels: []string{"listener", "web", "pool", "app", "code_class", "2xx"}, Value: 7},
 		{Name: "lbd_requests_total", Labels: []string{"listener", "web", "pool", "app", "code_class", "4xx"}, Value: 3},
 	}}
-	got := statusOf(s, stats, []node.Report{{ID: first, Last: []node.Probe{{Detail: "status 503"}}}})
+	got := statusOf(s, stats, []node.Report{{ID: first, Last: []node.Probe{{Detail: "status 503"}}}}, nil)
 	if got.State != "serving" || got.Generation != "42@edge-1" || got.Connections != 5 {
 		t.Errorf("status %+v", got)
 	}
@@ -102,7 +102,7 @@ func TestOrdersAreNoProblemsButAnEmptyPoolIs(t *testing.T) {
 	s := snapshot(t)
 	s.State.Health = nil
 	s.Overlay.Backends = map[lb.BackendID]lb.Admin{first: {Drain: true}, spare: {Disable: true}}
-	got := statusOf(s, lb.Stats{Backends: []lb.BackendLoad{{ID: first, Active: 2}, {ID: first, Active: 1}}}, nil)
+	got := statusOf(s, lb.Stats{Backends: []lb.BackendLoad{{ID: first, Active: 2}, {ID: first, Active: 1}}}, nil, nil)
 	if len(got.Problems) != 1 || got.Problems[0].Subject != "pool spare" {
 		t.Errorf("problems %+v, want the pool spare's", got.Problems)
 	}

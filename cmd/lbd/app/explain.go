@@ -53,6 +53,13 @@ func (e *explanation) flow(q admin.Question) error {
 	}
 	l := e.listenerAt(t.Dst)
 	e.packet(t)
+	if w := e.out.Packet; w.Service != "" {
+		e.out.Verdict = fmt.Sprintf("a flow of service %s, which backend %s gets", w.Service, w.Backend)
+		if w.Backend == "" {
+			e.out.Verdict = fmt.Sprintf("a flow of service %s, dropped: no backend takes it (%s)", w.Service, lb.XDPNoBackend)
+		}
+		return nil
+	}
 	if l == nil {
 		e.out.Verdict = fmt.Sprintf("no listener has %s: the packet is none of ours and passes to the kernel untouched", t.Dst)
 		return nil
@@ -99,7 +106,7 @@ func badQuestion(format string, args ...any) error {
 // packet asks the datapath.
 func (e *explanation) packet(t lb.Tuple) {
 	p, ok := e.node.Explain(t)
-	e.out.Packet = &admin.PacketWay{Tuple: t.String(), VIP: p.VIP, Row: p.Row, Chain: p.Chain, Slot: p.Slot, Why: p.Why}
+	e.out.Packet = &admin.PacketWay{Tuple: t.String(), VIP: p.VIP, Row: p.Row, Chain: p.Chain, Slot: p.Slot, Why: p.Why, Service: p.Service, Backend: p.Backend}
 	if !ok {
 		e.out.Packet.Why = []string{"the fast path is off here: the kernel's own hash chooses among the listening sockets"}
 	}

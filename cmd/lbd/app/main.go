@@ -92,7 +92,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return coded{exitUsage, fmt.Errorf("%w\nsee %s --help", err, c.CommandPath())}
 	})
-	root.AddCommand(newRun(), newValidate(), newDetach(), newVersion(), newWorker(), newTrial(), newGuard())
+	root.AddCommand(newRun(), newValidate(), newDetach(), newAgent(), newVersion(), newWorker(), newTrial(), newGuard())
 	return root
 }
 

@@ -318,6 +318,9 @@ func (d *datapath) Explain(t lb.Tuple) node.Path {
 	if e.VIP != nil {
 		p.VIP = e.VIP.String()
 	}
+	if p.Service = e.Service; e.Backend.IsValid() {
+		p.Backend = e.Backend.String()
+	}
 	for _, hop := range e.Chain {
 		p.Chain = append(p.Chain, hop.Name)
 	}

@@ -28,7 +28,7 @@ import (
 
 // The test binary is also lbd: it runs as supervisor and, from there, as worker.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "bogus"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "agent", "bogus"}, os.Args[1]) {
 		Main("", filter.All)
 		return
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // statusOf puts a node's state in the words of the admin API.
-func statusOf(s *node.Snapshot, stats lb.Stats, reports []node.Report) admin.Status {
+func statusOf(s *node.Snapshot, stats lb.Stats, reports []node.Report, packets []lb.Sample) admin.Status {
 	backends := backendsOf(s, stats, reports)
 	out := admin.Status{
 		Node: s.Name, Version: s.Version, Started: s.Started, State: stateOf(s),
@@ -21,7 +21,7 @@ func statusOf(s *node.Snapshot, stats lb.Stats, reports []node.Report) admin.Sta
 		Workers: workersOf(s), Nodes: nodesOf(s, stats),
 		Problems: []admin.Problem{}, Notes: s.Notes,
 	}
-	out.Services = servicesOf(s.Config, out.Pools)
+	out.Services = servicesOf(s.Config, out.Pools, packets)
 	if !s.Edition.IsZero() {
 		out.Document = s.Edition.String()
 	}
@@ -178,7 +178,7 @@ func targetText(r *lb.Route) string {
 }
 
 // servicesOf lists the L4 services with how many backends may take flows.
-func servicesOf(c *lb.Config, pools []admin.Pool) []admin.Service {
+func servicesOf(c *lb.Config, pools []admin.Pool, packets []lb.Sample) []admin.Service {
 	all := make([]admin.Service, 0, len(c.Services))
 	for _, v := range c.Services {
 		one := admin.Service{Name: v.Name, Bind: v.Bind.String(), Protocol: v.Protocol, Forward: v.Forward, Affinity: v.Affinity, Pool: v.Pool}
@@ -187,9 +187,41 @@ func servicesOf(c *lb.Config, pools []admin.Pool) []admin.Service {
 				one.Backends, one.Usable = p.Backends, p.Usable
 			}
 		}
+		one.Members = membersOf(v.Name, packets)
+		for _, m := range one.Members {
+			one.Packets, one.Bytes, one.Connections = one.Packets+m.Packets, one.Bytes+m.Bytes, one.Connections+m.Connections
+		}
 		all = append(all, one)
 	}
 	return all
+}
+
+// membersOf gathers what the datapath says of each backend of a service.
+func membersOf(service string, packets []lb.Sample) []admin.ServiceMember {
+	members := []admin.ServiceMember{}
+	at := map[string]int{}
+	for _, x := range packets {
+		if !strings.HasPrefix(x.Name, "lbd_service_") || labelOf(x, "service") != service {
+			continue
+		}
+		address := labelOf(x, "backend")
+		i, known := at[address]
+		if !known {
+			i, at[address] = len(members), len(members)
+			members = append(members, admin.ServiceMember{Address: address})
+		}
+		switch x.Name {
+		case "lbd_service_packets_total":
+			members[i].Packets = x.Value
+		case "lbd_service_bytes_total":
+			members[i].Bytes = x.Value
+		case "lbd_service_connections_total":
+			members[i].Connections = x.Value
+		case "lbd_service_share":
+			members[i].Share = x.Value
+		}
+	}
+	return members
 }
 
 // sourcesOf lists where pools find backends, with the pools of each.

@@ -89,6 +89,9 @@ type Path struct {
 	Chain []string // names of the row's owners, the current one first
 	Slot  int      // -1 when none here takes it
 	Why   []string // one sentence per decision
+
+	Service string // whose packets these are; "" the workers'
+	Backend string // where a new flow of a service goes
 }
 
 // Monitor probes backends. Whoever makes it sends its changes to Node.Note.
