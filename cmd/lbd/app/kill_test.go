@@ -1,0 +1,215 @@
+package app
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var kills = flag.Int("kills", 8, "how often lbd is killed while its state changes")
+
+// ledger is what a node was told, and whether it said that it has it.
+type ledger struct {
+	site     *site
+	document int  // the newest that was acknowledged
+	drained  bool // the backend, as was acknowledged
+	key      []string
+
+	// What is under way: it may be there after a kill, or not.
+	nextDocument int
+	nextDrained  bool
+}
+
+// objects is the n-th document: one route tells which it is.
+func (l *ledger) objects(n int) string {
+	return fmt.Sprintf(`
+listeners:
+  web: { bind: "127.0.0.1:%d" }
+routes:
+  - match: { path: /which }
+    respond: { status: 200, body: "%d" }
+  - pool: app
+pools:
+  app: { backends: [%q, %q] }
+`, l.site.port, n, l.site.pool[0], l.site.pool[1])
+}
+
+// settings have a cluster of one, whose keys rotate.
+func (l *ledger) settings() string {
+	return fmt.Sprintf(`
+node: { name: test, address: 127.0.0.1, run_dir: %[1]s/run, data_dir: %[1]s/data }
+workers: { processes: 2, threads: 1 }
+fastpath: { mode: "off" }
+log: { access: "off" }
+admin: { http: "" }
+cluster: { name: test, bind: "127.0.0.1:%[2]d", key_file: %[1]s/key }
+`, l.site.dir, freePort(l.site.t))
+}
+
+func (l *ledger) call(method, path, body string) error {
+	req, err := http.NewRequest(method, "http://lbd"+path, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	c := l.site.admin()
+	c.Timeout = 20 * time.Second
+	r, err := c.Do(req)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	if err == nil && r.StatusCode/100 != 2 {
+		err = fmt.Errorf("%s: %s", r.Status, text)
+	}
+	return err
+}
+
+// change makes one change, of the kind that comes next; an error leaves it open
+// whether it was made.
+func (l *ledger) change(kind int) error {
+	switch kind % 3 {
+	case 0:
+		l.nextDocument = l.document + 1
+		if err := l.call("PUT", "/v1/config", l.objects(l.nextDocument)); err != nil {
+			return err
+		}
+		l.document = l.nextDocument
+	case 1:
+		l.nextDrained = !l.drained
+		if err := l.call("POST", "/v1/backends/order", fmt.Sprintf(`{"id":"app/%s","drain":%v}`, l.site.pool[0], l.nextDrained)); err != nil {
+			return err
+		}
+		l.drained = l.nextDrained
+	default:
+		if err := l.rotate(); err != nil {
+			return err
+		}
+		return l.call("POST", "/v1/config/reload", "")
+	}
+	return nil
+}
+
+// rotate puts a new key before the one in use.
+func (l *ledger) rotate() error {
+	key := make([]byte, 32)
+	rand.Read(key)
+	l.key = append([]string{hex.EncodeToString(key)}, l.key[:min(len(l.key), 1)]...)
+	path := filepath.Join(l.site.dir, "key")
+	return errors.Join(os.WriteFile(path+".new", []byte(strings.Join(l.key, "\n")+"\n"), 0o600), os.Rename(path+".new", path))
+}
+
+// found is what a node that was started again has: the newest document as it
+// tells it and as its workers serve it, and the overlay.
+func (l *ledger) found() (document int, drained bool, err error) {
+	get := func(c *http.Client, url string) ([]byte, error) {
+		r, err := c.Get(url)
+		if err != nil {
+			return nil, err
+		}
+		defer r.Body.Close()
+		return io.ReadAll(r.Body)
+	}
+	text, err := get(l.site.admin(), "http://lbd/v1/config")
+	if err != nil {
+		return 0, false, err
+	}
+	_, after, _ := bytes.Cut(text, []byte(`body: "`))
+	if _, err := fmt.Sscan(string(after), &document); err != nil {
+		return 0, false, fmt.Errorf("the document is %q", text)
+	}
+	if want := l.objects(document); string(text) != want {
+		return 0, false, fmt.Errorf("the document is %q, which is not number %d", text, document)
+	}
+	served, err := get(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, l.site.url()+"which")
+	if err != nil || string(served) != fmt.Sprint(document) {
+		return 0, false, fmt.Errorf("the document is number %d and the workers serve %q (%v)", document, served, err)
+	}
+	text, err = get(l.site.admin(), "http://lbd/v1/backends")
+	var all []struct {
+		Address string
+		Drain   bool
+	}
+	if err = errors.Join(err, json.Unmarshal(text, &all)); err != nil {
+		return 0, false, err
+	}
+	for _, b := range all {
+		drained = drained || b.Drain
+		if b.Drain && b.Address != l.site.pool[0] {
+			return 0, false, fmt.Errorf("%s drains", b.Address)
+		}
+	}
+	return document, drained, nil
+}
+
+// Killed at any point of applies, drains and key rotations, lbd comes back with
+// what it said it has; what was under way is there whole or not at all. -kills
+// 1000 takes its time.
+func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	seed := uint64(time.Now().UnixNano())
+	random := mathrand.New(mathrand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	s := newSite(t)
+	l := &ledger{site: s}
+	if err := errors.Join(l.rotate(), os.WriteFile(s.file(), []byte(l.settings()+l.objects(0)), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	c := s.start()
+	if err := errors.Join(l.call("POST", "/v1/config/adopt", ""), l.call("PUT", "/v1/config", l.objects(0))); err != nil {
+		t.Fatal(err)
+	}
+	traffic := s.load(1)
+	made, open := 0, 0
+	for k := range *kills {
+		killed := make(chan bool)
+		go func(c *exec.Cmd, after time.Duration) {
+			time.Sleep(after) // the moment is the test: a change takes a few milliseconds
+			c.Process.Kill()
+			close(killed)
+		}(c, time.Duration(random.Int64N(int64(60*time.Millisecond))))
+		l.nextDocument, l.nextDrained = l.document, l.drained
+		for kind := random.IntN(3); ; kind++ {
+			if err := l.change(kind); err != nil {
+				break
+			}
+			made++
+		}
+		<-killed
+		c = s.restart(c)
+		document, drained, err := l.found()
+		switch {
+		case err != nil:
+			t.Fatalf("kill %d: %v", k+1, err)
+		case document != l.document && document != l.nextDocument:
+			t.Fatalf("kill %d: document %d runs, %d was acknowledged and %d under way", k+1, document, l.document, l.nextDocument)
+		case drained != l.drained && drained != l.nextDrained:
+			t.Fatalf("kill %d: drained %v, %v was acknowledged", k+1, drained, l.drained)
+		}
+		if document != l.document || drained != l.drained {
+			open++
+		}
+		l.document, l.drained = document, drained
+	}
+	traffic.end()
+	if traffic.failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed; the first: %v", traffic.failed.Load(), traffic.sent.Load(), traffic.first)
+	}
+	t.Logf("%d kills: %d changes acknowledged, none lost; %d more were made that nobody was told of; %d requests, %d failed",
+		*kills, made, open, traffic.sent.Load(), traffic.failed.Load())
+}
