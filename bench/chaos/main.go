@@ -58,6 +58,7 @@ func main() {
 	peer := flag.String("peer", "lbd", "lbd, nginx or haproxy")
 	rate := flag.Float64("rate", 0, "requests per second, of all clients; 0: the plan's")
 	logTo := flag.String("log", "", "a file for all that the proxy says")
+	flag.IntVar(&most, "events", 1<<20, "stop after so many")
 	rush := flag.Bool("rush", false, "instead: 100 upgrades of lbd in a minute, at half of the most it can serve")
 	flag.Parse()
 	if *logTo != "" {
@@ -88,6 +89,9 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// most bounds the events.
+var most int
 
 // with starts a subject for do.
 func with(name, lbd string, do func(subject) (bool, error)) (bool, error) {
@@ -125,7 +129,7 @@ func run(s subject, p plan, seed uint64) (ok bool, err error) {
 	all := s.events(p, random, l)
 	random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	began := time.Now()
-	for i, e := range all {
+	for i, e := range all[:min(len(all), most)] {
 		at := time.Since(began)
 		before := l.sum()
 		err := e.do()

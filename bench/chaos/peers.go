@@ -101,7 +101,11 @@ func (s *peer) start() error {
 	if s.name == "nginx" {
 		args = []string{"-p", s.dir, "-c", s.file()} // it becomes a daemon: else there is no binary upgrade
 	}
-	c := exec.Command(s.name, args...)
+	path, err := exec.LookPath(s.name)
+	if err != nil {
+		return err
+	}
+	c := exec.Command(path, args...) // nginx executes its next program by this path
 	c.Stdout, c.Stderr = &s.out, &s.out
 	if err := c.Start(); err != nil {
 		return err

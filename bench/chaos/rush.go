@@ -26,7 +26,7 @@ const (
 // runRush measures how much can be served without a pause, then upgrades at half
 // of that.
 func runRush(s *site) (bool, error) {
-	rate, err := most(s)
+	rate, err := busiest(s)
 	if err != nil {
 		return false, err
 	}
@@ -54,8 +54,8 @@ func runRush(s *site) (bool, error) {
 	return ok, err
 }
 
-// most is how many requests per second come back when nobody pauses.
-func most(s *site) (float64, error) {
+// busiest is how many requests per second come back when nobody pauses.
+func busiest(s *site) (float64, error) {
 	l := newLoad()
 	l.rush(s.ports(), 1e9)
 	defer l.end()
