@@ -58,9 +58,9 @@ floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside 
 grpc: build ## gRPC's own interoperability tests through lbd, then 20 000 calls through 20 upgrades
 	cd bench/grpc && $(GO) run . -bin ../../bin
 
-profile: ## the loads of bench on lbd alone; what takes time there is what the compiler then works at
+profile: ## a CPU profile of a worker under the loads of bench: bin/cpu.prof, for go tool pprof
 	$(GO) build -o bin/profiled ./bench/profiled
-	$(GO) run ./bench/l7 -lbd bin/profiled -profile cmd/lbd/cpu.pgo
+	$(GO) run ./bench/l7 -lbd bin/profiled -length 5s -profile bin/cpu.prof
 
 bench-l4: ## ns per packet beside an empty program
 	$(GO) run ./bench/l4

@@ -103,7 +103,7 @@ func main() {
 	flag.StringVar(&p.lbd, "lbd", "bin/lbd", "the lbd binary")
 	flag.StringVar(&p.tool, "go", "go", "the go command")
 	only := flag.String("only", "", "measure only the rows whose name contains this")
-	profile := flag.String("profile", "", "instead of measuring, run lbd alone under every load, and leave its worker's CPU profile here")
+	profile := flag.String("profile", "", "instead of measuring, load lbd alone with short messages, and leave its worker's CPU profile here")
 	shake := flag.String("shake", "", "shake hands with this address, and nothing else")
 	flag.Parse()
 	if *shake != "" {

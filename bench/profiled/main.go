@@ -1,6 +1,5 @@
 // Command profiled is lbd, whose workers write down where their CPU time goes:
-// each into $LBD_PROFILE, for $LBD_PROFILE_FOR. make profile gives what it wrote
-// to the compiler.
+// each into $LBD_PROFILE, for $LBD_PROFILE_FOR. make profile runs it.
 package main
 
 import (
