@@ -88,7 +88,8 @@ func (a *acceptor) opened(l *listener, fd int) *door {
 		d.local, _ = loop.LocalAddr(fd)
 	}
 	if a.door == nil || *a.door != d {
-		a.door = &d
+		kept := d // d itself would be made anew for every client
+		a.door = &kept
 	}
 	return a.door
 }
