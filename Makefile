@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: deb install-test build run lab test check race fuzz chaos soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
+.PHONY: deb install-test build run lab test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -36,6 +36,9 @@ fuzz: ## every fuzz target, FUZZTIME each
 
 chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy; RUSH=1: 100 upgrades in 60 s
 	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER)) $(if $(RUSH),-rush)
+
+partitions: ## five nodes, links cut and healed for ten minutes with edits on all sides
+	$(GO) test ./cmd/lbd/app -run PartitionsHeal -v -timeout 20m -partitions 10m
 
 DURATION ?= 20m
 soak: build ## mixed load for long, every response checked; SEED=1 repeats a run

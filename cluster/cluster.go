@@ -38,8 +38,11 @@ type Options struct {
 	// its peers; it belongs where the node's name does (data_dir). "": the
 	// others meet somebody new after every start.
 	IdentityFile string
-	Log          *slog.Logger   // default: discarded
-	Notify       func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
+	// Reaches says which peers' addresses can be reached now, for tests of
+	// partitions; nil: all.
+	Reaches func(netip.AddrPort) bool
+	Log     *slog.Logger   // default: discarded
+	Notify  func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
 }
 
 // MemberState is what gossip says of a node.
@@ -152,6 +155,11 @@ func open(o Options, t timing, wrap wrapTransport) (*Cluster, error) {
 	if err := c.openGossip(t, wrap); err != nil {
 		return nil, fmt.Errorf("open gossip of cluster %s on %s: %w", o.Name, o.Bind, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.sayKeys(); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -180,6 +188,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	running.Go(func() { c.gossip.runAbout(ctx) })
 	running.Go(func() { c.gossip.runSend(ctx) })
 	running.Go(func() { c.gossip.runFetch(ctx) })
+	running.Go(func() { c.gossip.runCompare(ctx) })
 	running.Go(func() { c.seeds.run(ctx) })
 	running.Wait()
 	return nil

@@ -33,6 +33,7 @@ type network struct {
 	keys []Key
 	name string
 	dir  string // of the nodes' identities
+	pace timing
 
 	mu    sync.Mutex
 	sides map[netip.AddrPort]int // nodes talk within their side only
@@ -47,7 +48,7 @@ type node struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Parallel() // they mostly wait
-	n := &network{t: t, name: "test", dir: t.TempDir(), keys: []Key{{1, 2, 3}}, sides: map[netip.AddrPort]int{}, nodes: map[string]*node{}}
+	n := &network{t: t, name: "test", dir: t.TempDir(), pace: brisk, keys: []Key{{1, 2, 3}}, sides: map[netip.AddrPort]int{}, nodes: map[string]*node{}}
 	t.Cleanup(func() {
 		for _, node := range n.nodes {
 			node.stop()
@@ -70,7 +71,7 @@ func (n *network) start(name string, change ...func(*Options)) *node {
 	for _, c := range change {
 		c(&o)
 	}
-	c, err := open(o, brisk, n.cut)
+	c, err := open(o, n.pace, n.cut)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -314,6 +315,7 @@ func TestKeysRotateWithoutALoss(t *testing.T) {
 	older, newer := Key{1}, Key{2}
 	dir := t.TempDir()
 	n := newNetwork(t)
+	n.pace.probe, n.pace.probeTimeout = time.Second, 500*time.Millisecond // a restart on a busy machine is no death
 	n.keys = []Key{older}
 	file := func(o *Options) { o.StateFile = filepath.Join(dir, o.Self.Name) }
 	for _, name := range []string{"a", "b", "c"} {

@@ -372,3 +372,40 @@ func TestANodeOfANewerVersionInteroperates(t *testing.T) {
 		t.Errorf("counters: %+v", c)
 	}
 }
+
+// TestKeysRotateWhileTheClusterRuns adds, uses and removes on each node in turn,
+// under edits that all nodes get.
+func TestKeysRotateWhileTheClusterRuns(t *testing.T) {
+	n := newNetwork(t)
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		n.start(name)
+	}
+	n.agree("a=4 b=4 c=4", names...)
+	older, newer := n.keys[0], Key{2}
+	seed, epochs := n.nodes["a"].Seed(), n.nodes["a"].Epochs()
+	edits := 0
+	for _, keys := range [][]Key{{older, newer}, {newer, older}, {newer}} {
+		for _, name := range names {
+			if err := n.nodes[name].SetKeys(keys); err != nil {
+				t.Fatal(err)
+			}
+			edits++
+			n.edit(name, fmt.Sprint(edits))
+			n.document(fmt.Sprintf("%d@%s %d", edits, name, edits), names...)
+		}
+		n.eventually("what everybody has is known", func(c *Cluster) bool {
+			rings := c.KeyRings()
+			return len(rings) == 3 && !slices.ContainsFunc(rings, func(r KeyRing) bool { return len(r.Names) != len(keys) || r.Names[0] != keys[0].Name() })
+		}, names...)
+	}
+	for _, name := range names {
+		c := n.nodes[name]
+		if c.Seed() != seed || !slices.EqualFunc(c.Epochs(), epochs, equalEpochs) || len(c.Tags()) != 1 {
+			t.Errorf("%s: seed %x, was %x; epochs %s, were %s; tags %x", name, c.Seed(), seed, lines(c.Epochs()), lines(epochs), c.Tags())
+		}
+	}
+	n.keys = []Key{older} // too late
+	n.start("d", func(o *Options) { o.Join = []string{n.nodes["a"].Address().String()} })
+	n.eventually("refusals of the old key", func(c *Cluster) bool { return c.Counters().WrongKey > 0 }, "a")
+}

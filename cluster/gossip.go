@@ -49,6 +49,7 @@ type gossip struct {
 	name    string // of this node
 	list    *memberlist.Memberlist
 	queue   *memberlist.TransmitLimitedQueue
+	keyring *memberlist.Keyring // nil: in clear text
 	address netip.AddrPort
 	opened  time.Time
 
@@ -57,7 +58,8 @@ type gossip struct {
 	send    chan letter
 	nodes   atomic.Int32 // known to be here, for the number of retransmissions
 
-	telltime time.Duration // for something about us to go out
+	telltime     time.Duration // for something about us to go out
+	compareEvery time.Duration
 }
 
 // letter is a message on its way to one peer by TCP.
@@ -73,7 +75,7 @@ func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
 	o := c.options
 	g := &gossip{
 		cluster: c, name: o.Self.Name, opened: time.Now(),
-		dirty: make(chan struct{}, 1), send: make(chan letter, sendQueue), telltime: 10 * t.gossip,
+		dirty: make(chan struct{}, 1), send: make(chan letter, sendQueue), telltime: max(10*t.gossip, time.Second), compareEvery: 10 * t.gossip,
 	}
 	g.nodes.Store(1)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: func() int { return int(g.nodes.Load()) }}
@@ -88,8 +90,11 @@ func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
 	config := g.config(o, t)
 	config.Logger = logger
 	config.Transport = transport
-	if wrap != nil {
+	switch {
+	case wrap != nil:
 		config.Transport = wrap(transport)
+	case o.Reaches != nil:
+		config.Transport = &cutTransport{transport, o.Reaches}
 	}
 	c.gossip = g
 	if g.list, err = memberlist.Create(config); err != nil {
@@ -130,6 +135,7 @@ func (g *gossip) config(o Options, t timing) *memberlist.Config {
 			keys = append(keys, bytes.Clone(k[:]))
 		}
 		m.Keyring, _ = memberlist.NewKeyring(keys, keys[0]) // fails only on a key's length
+		g.keyring = m.Keyring
 	}
 	return m
 }
@@ -388,6 +394,10 @@ func (g *gossip) NotifyMsg(message []byte) {
 		err = g.heardNews(body)
 	case kindWant:
 		err = g.wanted(body)
+	case kindSum:
+		err = g.summed(body)
+	case kindNumbers:
+		err = g.numbered(body)
 	case kindWantDocument:
 		err = g.wantedDocument(body)
 	case kindDocument:
@@ -449,6 +459,45 @@ func (g *gossip) heardNews(body []byte) error {
 	}
 	g.ask([]news{n}, n.Holder)
 	return nil
+}
+
+func (g *gossip) summed(body []byte) error {
+	var s sum
+	if err := json.Unmarshal(body, &s); err != nil {
+		return fmt.Errorf("read a sum: %w", err)
+	}
+	if n, to, differs := g.cluster.compare(s); differs {
+		g.post(letter{to.Name, to.gossip, encode(kindNumbers, n)})
+	}
+	return nil
+}
+
+func (g *gossip) numbered(body []byte) error {
+	var n numbers
+	if err := json.Unmarshal(body, &n); err != nil {
+		return fmt.Errorf("read numbers: %w", err)
+	}
+	g.ask(n.Said, n.From)
+	return nil
+}
+
+// runCompare tells one peer after the other what is here.
+func (g *gossip) runCompare(ctx context.Context) {
+	every := time.NewTicker(g.compareEvery)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+		if s, p, ok := g.cluster.sumNow(); ok {
+			to := &memberlist.Node{Name: p.Name, Addr: p.gossip.Addr().AsSlice(), Port: p.gossip.Port()}
+			if err := g.list.SendBestEffort(to, encode(kindSum, s)); err != nil {
+				g.cluster.options.Log.Debug("sum not sent", "to", p.Name, "error", err)
+			}
+		}
+	}
 }
 
 // ask asks a holder for what we lack of the news.

@@ -81,7 +81,23 @@ func newIdentity(file string) (*identity, error) {
 		}
 	}
 	id.seq = (kept.Life + 1) << lifeBits
-	return id, err
+	return id, errors.Join(err, id.begin())
+}
+
+// begin keeps that there is another life before anything is said in it. It does
+// not wait for the disk: after a power cut peers remember how far we were.
+func (id *identity) begin() error {
+	if id.file == "" {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Dir(id.file), 0o700)
+	if err == nil {
+		err = os.WriteFile(id.file+".next", id.text(), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(id.file+".next", id.file)
+	}
+	return err
 }
 
 // text is what the file holds.

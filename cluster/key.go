@@ -7,7 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 )
 
 // Key is a cluster's secret: gossip is encrypted with it, the flow hash's seed,
@@ -73,11 +76,80 @@ func (o Options) seed() [16]byte {
 // being rotated. Without a key there is none, and no encapsulation.
 func (c *Cluster) Tags() []uint32 {
 	var tags []uint32
-	for _, k := range c.options.Keys {
+	for _, k := range c.Keys() {
 		tags = append(tags, binary.BigEndian.Uint32(derive(k[:], "lb encapsulation tag", 4)))
 	}
 	return tags
 }
+
+// Keys are those in use: the first one signs and encrypts, all open.
+func (c *Cluster) Keys() []Key {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.options.Keys)
+}
+
+// SetKeys changes the keys while the cluster runs. The seed of the flow hash
+// stays: it is the cluster's, not the key's.
+func (c *Cluster) SetKeys(keys []Key) error {
+	ring := c.gossip.keyring
+	if ring == nil || len(keys) == 0 {
+		return errors.New("a cluster without a key gets one, or loses it, by a restart")
+	}
+	for _, k := range keys {
+		if err := ring.AddKey(bytes.Clone(k[:])); err != nil {
+			return fmt.Errorf("add a key: %w", err)
+		}
+	}
+	if err := ring.UseKey(keys[0][:]); err != nil {
+		return fmt.Errorf("use a key: %w", err)
+	}
+	for _, k := range ring.GetKeys() {
+		if !slices.Contains(keys, Key(k)) {
+			if err := ring.RemoveKey(k); err != nil {
+				return fmt.Errorf("remove a key: %w", err)
+			}
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.options.Keys = slices.Clone(keys)
+	return c.sayKeys()
+}
+
+// keysPart names the keys that a member has, without giving them away.
+const keysPart = "keys"
+
+// KeyRing is which keys a member has, by name; the first one signs.
+type KeyRing struct {
+	Member string
+	Alive  bool
+	Names  []string
+}
+
+func (c *Cluster) sayKeys() error {
+	var names []string
+	for _, k := range c.options.Keys {
+		names = append(names, k.Name())
+	}
+	return c.sayLocked(keysPart, plainJSON(names), false)
+}
+
+// KeyRings lists what the members say of their keys, by member. One of an older
+// version says nothing.
+func (c *Cluster) KeyRings() []KeyRing {
+	var all []KeyRing
+	for _, s := range c.Said(keysPart) {
+		r := KeyRing{Member: s.Member, Alive: s.Alive}
+		if json.Unmarshal(s.Body, &r.Names) == nil {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// Name tells keys apart without giving them away.
+func (k Key) Name() string { return hex.EncodeToString(derive(k[:], "lb key name", 4)) }
 
 // TicketSecret is what keys of TLS session tickets are made of: with the same
 // at every node, a session that one began can be resumed at another.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strings"
@@ -52,6 +53,54 @@ type news struct {
 type want struct {
 	From string `json:"f"`
 	Want []news `json:"w"`
+}
+
+// sum tells a peer what is here, in one number. Gossip leaves a hole now and
+// then, and a push/pull is ten seconds away.
+type sum struct {
+	From string `json:"f"`
+	Sum  uint64 `json:"s"`
+}
+
+// numbers lists everything said that is here.
+type numbers struct {
+	From string `json:"f"`
+	Said []news `json:"w"`
+}
+
+// sumNow is for a peer chosen at random; false: nobody is here.
+func (c *Cluster) sumNow() (s sum, to peer, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.view.peers { // in random order
+		if p.here() {
+			return sum{c.view.self.Name, c.sumLocked()}, p, true
+		}
+	}
+	return s, to, false
+}
+
+// sumLocked does not depend on an order.
+func (c *Cluster) sumLocked() (total uint64) {
+	for member, parts := range c.sayings {
+		for part, s := range parts {
+			h := fnv.New64a()
+			fmt.Fprintf(h, "%s\x00%s\x00%d", member, part, s.Seq)
+			total += h.Sum64()
+		}
+	}
+	return total
+}
+
+// compare gives what is here to a peer that has something else.
+func (c *Cluster) compare(s sum) (n numbers, to peer, differs bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to, known := c.view.peers[s.From]
+	if !known || s.Sum == c.sumLocked() {
+		return n, to, false
+	}
+	return numbers{c.view.self.Name, c.numbers()}, to, true
 }
 
 // Saying is a part of what a member says of itself, as Said gives it.

@@ -21,6 +21,8 @@ const (
 	kindSay          byte = 's' // sealed sayings, a line each
 	kindNews         byte = 'n' // news: a saying exists
 	kindWant         byte = 'w' // want: send these sayings
+	kindSum          byte = 'h' // sum: of everything said that is here
+	kindNumbers      byte = 'N' // numbers: the answer to a sum that is not ours
 	kindWantDocument byte = 'd' // wantDocument
 	kindDocument     byte = 'D' // a document: its seal, a line's end, its text
 )

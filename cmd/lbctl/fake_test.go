@@ -306,6 +306,17 @@ func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ admin.Ask) 
 	return nil
 }
 
+func (n *fakeNode) Keys(context.Context) ([]admin.KeyRing, error) {
+	return []admin.KeyRing{{Node: "edge-1", Alive: true, Keys: []string{"0a1b2c3d", "4e5f6071"}}, {Node: "edge-2", Alive: true, Keys: []string{"4e5f6071"}}}, nil
+}
+
+func (n *fakeNode) ChangeKey(_ context.Context, o admin.KeyOrder, _ admin.Ask) error {
+	if o.Action == "use" && !o.Force {
+		return &admin.Error{Status: http.StatusConflict, Code: admin.CodeConflict, Detail: "edge-2 would not understand us: they do not have key " + o.Key, Hint: "run `lbctl cluster key add` there first, or --force"}
+	}
+	return nil
+}
+
 func (n *fakeNode) Upgrade(_ context.Context, o admin.UpgradeOrder, _ admin.Ask) error {
 	if strings.Contains(o.Binary, "broken") {
 		return &admin.Error{Status: http.StatusBadGateway, Code: admin.CodeUpgrade, Detail: "the upgrade failed and the old workers serve as before: the new crew exited with status 1"}

@@ -138,6 +138,14 @@ func (f *fake) OrderNode(_ context.Context, o NodeOrder, a Ask) error {
 func (f *fake) Leave(_ context.Context, o LeaveOrder, a Ask) error {
 	return f.changed("leave", a)
 }
+func (f *fake) Keys(context.Context) ([]KeyRing, error) {
+	return []KeyRing{{Node: "edge-1", Alive: true, Keys: []string{"0a1b2c3d"}}}, nil
+}
+
+func (f *fake) ChangeKey(_ context.Context, o KeyOrder, a Ask) error {
+	return f.changed("key "+o.Action, a)
+}
+
 func (f *fake) Upgrade(_ context.Context, o UpgradeOrder, a Ask) error {
 	return f.changed("upgrade "+o.Binary, a)
 }

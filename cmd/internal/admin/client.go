@@ -165,6 +165,18 @@ func (c *Client) Leave(ctx context.Context, o LeaveOrder, how Ask) error {
 	return c.order(ctx, "/v1/nodes/leave", how.Match, o, nil)
 }
 
+// Keys lists which keys of the cluster the nodes have.
+func (c *Client) Keys(ctx context.Context) ([]KeyRing, error) {
+	var all []KeyRing
+	err := c.get(ctx, "/v1/cluster/keys", &all)
+	return all, err
+}
+
+// ChangeKey changes this node's keys of the cluster.
+func (c *Client) ChangeKey(ctx context.Context, o KeyOrder, how Ask) error {
+	return c.order(ctx, "/v1/cluster/keys", how.Match, o, nil)
+}
+
 // Upgrade replaces the workers.
 func (c *Client) Upgrade(ctx context.Context, o UpgradeOrder, how Ask) error {
 	return c.order(ctx, "/v1/upgrade", how.Match, o, nil)

@@ -81,6 +81,8 @@ func (a *api) endpoints() []endpoint {
 		{"POST", "/v1/backends/order", changes, "Drain, disable or weigh a backend beside the document", nil, BackendOrder{}, nil, ordered(c.OrderBackend, func(o BackendOrder) string { return "backend " + o.ID })},
 		{"POST", "/v1/nodes/order", changes, "Drain this node, or take that back", nil, NodeOrder{}, nil, ordered(c.OrderNode, func(o NodeOrder) string { return strings.TrimSpace("node " + o.Name) })},
 		{"POST", "/v1/nodes/leave", changes, "Drain this node, say good-bye to the others, exit", nil, LeaveOrder{}, nil, ordered(c.Leave, func(o LeaveOrder) string { return strings.TrimSpace("node " + o.Name) })},
+		{"GET", "/v1/cluster/keys", operator, "Which keys of the cluster the nodes have, by name", nil, nil, []KeyRing{}, read(c.Keys)},
+		{"POST", "/v1/cluster/keys", changes, "Add, use or remove a key of the cluster on this node", nil, KeyOrder{}, nil, ordered(c.ChangeKey, func(o KeyOrder) string { return "cluster key " + o.Action })},
 		{"POST", "/v1/upgrade", changes, "Replace the workers by those of another binary", nil, UpgradeOrder{}, nil, ordered(c.Upgrade, func(UpgradeOrder) string { return "workers" })},
 	}
 }

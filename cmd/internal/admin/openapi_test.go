@@ -24,6 +24,7 @@ var bodies = map[string]string{
 	"POST /v1/nodes/order":     `{"drain":true}`,
 	"POST /v1/nodes/leave":     `{}`,
 	"POST /v1/upgrade":         `{}`,
+	"POST /v1/cluster/keys":    `{"action":"use","key":"0a1b2c3d"}`,
 }
 
 // description is what the handler says of itself.

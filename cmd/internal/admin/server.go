@@ -47,6 +47,9 @@ type Control interface {
 	OrderNode(context.Context, NodeOrder, Ask) error
 	Leave(context.Context, LeaveOrder, Ask) error // drains, says good-bye, exits; does not wait
 	Upgrade(context.Context, UpgradeOrder, Ask) error
+
+	Keys(context.Context) ([]KeyRing, error)
+	ChangeKey(context.Context, KeyOrder, Ask) error
 }
 
 // Ask is how a change is asked for: who, and on which conditions.

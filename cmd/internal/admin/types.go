@@ -379,6 +379,21 @@ type LeaveOrder struct {
 	Name string `json:"name,omitempty"` // "": the addressed node
 }
 
+// KeyRing is which keys of the cluster a node has, by name. The first one signs.
+type KeyRing struct {
+	Node  string   `json:"node"`
+	Alive bool     `json:"alive"`
+	Keys  []string `json:"keys"`
+}
+
+// KeyOrder changes this node's keys of the cluster.
+type KeyOrder struct {
+	Action string `json:"action"` // add | use | remove
+	Key    string `json:"key"`    // add: the secret; use, remove: its name
+	// Force: although other nodes would be left behind.
+	Force bool `json:"force,omitempty"`
+}
+
 // UpgradeOrder replaces the workers.
 type UpgradeOrder struct {
 	Binary string `json:"binary,omitempty"` // "": the path resolved at start

@@ -16,6 +16,7 @@ type control struct {
 	node    *node.Node
 	upgrade func(ctx context.Context, binary string, a node.Asked) error // of workers and supervisor
 	depart  func()                                                       // makes lbd drain and exit
+	keys    *keyring                                                     // nil: no cluster
 }
 
 var _ admin.Control = control{}

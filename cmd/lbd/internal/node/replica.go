@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,7 +147,7 @@ func (n *Node) replicate() {
 		lost := r.lost
 		r.busy, r.lost = true, nil
 		n.group.Go(func() {
-			n.keepLost(lost, d.Generation)
+			n.keepLost(lost, d)
 			if wants {
 				n.bring(d)
 			}
@@ -215,7 +216,7 @@ func driftText(err error) string {
 }
 
 // keepLost keeps the edits that lost to one made without knowing of them.
-func (n *Node) keepLost(all []Document, to Generation) {
+func (n *Node) keepLost(all []Document, to Document) {
 	if len(all) == 0 {
 		return
 	}
@@ -226,7 +227,25 @@ func (n *Node) keepLost(all []Document, to Generation) {
 	}
 	defer n.changes.leave()
 	for _, d := range all {
-		n.keepLoss(d, to)
+		n.keepLoss(d, to.Generation)
+		n.keepBranch(d, to)
+	}
+}
+
+// keepBranch marks the edits that lead to one that lost, as far as they are here.
+func (n *Node) keepBranch(d, to Document) {
+	for _, g := range d.Past {
+		if slices.Contains(to.Past, g) {
+			return // what comes before it is before both
+		}
+		r, err := n.store.read(g)
+		if err != nil || !r.Lost.IsZero() || r.Edition.Generation != g {
+			continue
+		}
+		r.Lost = to.Generation
+		if err := n.store.keep(r); err != nil {
+			n.log.Warn("mark an edit as lost", "generation", g, "err", err)
+		}
 	}
 }
 

@@ -83,18 +83,33 @@ func (f *Fleet) runTickets() {
 	}
 }
 
+// SetTickets changes the secrets while the workers serve: those of a cluster
+// whose key is being changed.
+func (f *Fleet) SetTickets(secrets [][]byte) {
+	f.mu.Lock()
+	f.options.Tickets = secrets
+	f.mu.Unlock()
+	all := f.everybody()
+	f.mu.Lock()
+	for _, m := range all {
+		m.tickets = 0
+	}
+	f.mu.Unlock()
+	_ = each(all, func(m *member) error { return f.sendTickets(f.ctx, m, m.conn) }) // who missed it gets it with the next tick
+}
+
 // sendTickets gives a worker the keys, unless it has them. One that does not
 // know how to take them (of an older lbd) goes on with its own.
 func (f *Fleet) sendTickets(ctx context.Context, m *member, c *conn) error {
 	now := time.Now()
 	hour := now.Unix() / ticketHour
 	f.mu.Lock()
-	has := m.tickets == hour
+	has, secrets := m.tickets == hour, f.options.Tickets
 	f.mu.Unlock()
 	if has {
 		return nil
 	}
-	_, err := c.quick(ctx, opTickets, ticketKeys(f.options.Tickets, now), nil, nil)
+	_, err := c.quick(ctx, opTickets, ticketKeys(secrets, now), nil, nil)
 	var no refusal
 	if errors.As(err, &no) {
 		f.options.Log.Warn("a worker keeps its own keys of session tickets", "worker", m.socket, "err", no)
