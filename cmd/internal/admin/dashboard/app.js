@@ -40,6 +40,9 @@ function ago(time, now) {
   return Math.round(s / 86400) + " d";
 }
 
+// clockTime is the time of day, in 24 hours.
+function clockTime(d) { return [d.getHours(), d.getMinutes(), d.getSeconds()].map((n) => String(n).padStart(2, "0")).join(":"); }
+
 const good = ["up", "serving", "ready", "native", "in sync"];
 const bad = ["down", "dead", "ejected", "stuck", "suspect", "out of sync"];
 function tone(state) {
@@ -65,6 +68,7 @@ function table(id, heads, rows, empty) {
       const [text, className] = Array.isArray(cell) ? cell : [cell, ""];
       const td = element("td", String(text), [heads[i][1] || "", className].join(" ").trim());
       td.dataset.head = heads[i][0];
+      if (text === "-" || text === "") td.classList.add("nothing");
       tr.append(td);
     });
     body.append(tr);
@@ -135,7 +139,7 @@ function colour(name) { return getComputedStyle(document.documentElement).getPro
 
 function chart(id, names) {
   const place = $("chart-" + id);
-  const palette = ["--c1", "--c2", "--c3", "--c4", "--c5"];
+  const palette = ["--c1", "--c2", "--c3", "--c4", "--c5"]; // the last one is red: it is for trouble
   const series = [{ label: "time" }];
   names.forEach((label, i) => series.push({ label, stroke: () => colour(palette[i % palette.length]), width: 2, points: { show: false },
     value: (u, v) => (v === null || v === undefined ? "-" : amount(v)) }));
@@ -143,7 +147,8 @@ function chart(id, names) {
   const u = new uPlot({
     width: Math.max(200, place.clientWidth), height: 170, series, cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (u, low, high) => [0, Math.max(1, (high || 0) * 1.15)] } },
-    axes: [{ ...axis, space: 70 }, { ...axis, size: 48, values: (u, list) => list.map(amount) }],
+    legend: { markers: { width: 1 } }, fmtDate: () => (d) => clockTime(d),
+    axes: [{ ...axis, space: 80, values: (u, list) => list.map((t) => clockTime(new Date(t * 1000))) }, { ...axis, size: 48, values: (u, list) => list.map(amount) }],
   }, [[], ...names.map(() => [])], place);
   charts[id] = { u, data: [[], ...names.map(() => [])], names, place };
 }
@@ -163,6 +168,7 @@ function plot(id, names, time, values) {
   values.forEach((v, i) => c.data[i + 1].push(v));
   while (c.data[0].length && c.data[0][0] < time - memory) for (const d of c.data) d.shift();
   c.u.setData(c.data);
+  if (c.u.cursor.idx === null || c.u.cursor.idx === undefined) c.u.setLegend({ idx: c.data[0].length - 1 }); // nobody points: say the newest
 }
 
 function redraw() { for (const c of Object.values(charts)) c.u.setSize({ width: Math.max(200, c.place.clientWidth), height: 170 }); }
@@ -229,12 +235,12 @@ function show(now) {
   table("backends-table", [["Backend", "wide"], ["State"], ["Why", "wide"], ["For", "number"], ["Weight", "number"], ["Active", "number"], ["Requests/s", "number"], ["Errors/s", "number"], ["p99", "number"]],
     now.backends.slice().sort((a, b) => order(a) - order(b)).map((b) => {
       const r = servers.get(b.id);
-      const why = b.ejected ? `${b.ejected.reason}, until ${new Date(b.ejected.until).toLocaleTimeString()}` : b.drain ? "an operator drains it" : b.disable ? "an operator disabled it" : b.check || "no check has ended yet";
+      const why = b.ejected ? `${b.ejected.reason}, until ${clockTime(new Date(b.ejected.until))}` : b.drain ? "an operator drains it" : b.disable ? "an operator disabled it" : b.check || "no check has ended yet";
       return [b.id + (b.backup ? " (backup)" : ""), [b.state, tone(b.state)], why, ago(b.since, clock), b.weight, b.active,
         r ? amount(r.requests) : "-", r ? [amount(r.errors), r.errors > 0 ? "bad" : ""] : "-", r ? duration(percentile(r.buckets, 0.99)) : "-"];
     }), "no backend");
 
-  table("nodes-table", [["Node"], ["State"], ["Sync"], ["Weight", "number"], ["View"], ["Connections", "number"], ["Address"]],
+  table("nodes-table", [["Node", "wide"], ["State"], ["Sync"], ["Weight", "number"], ["View"], ["Connections", "number"], ["Address"]],
     s.nodes.map((n) => [n.name + (n.self ? " (this)" : ""), [n.state, tone(n.state)], [n.in_sync || n.self ? "in sync" : "out of sync", n.in_sync || n.self ? "good" : "bad"],
       n.weight, n.view ? n.view.toString(16) : "-", n.connections === undefined ? "-" : amount(n.connections), n.address || "-"]));
   table("workers-table", [["Worker"], ["State"], ["PID", "number"], ["Slots"], ["Version"], ["For", "number"], ["Restarts", "number"], ["Detail", "wide"]],
@@ -252,7 +258,7 @@ function numbers(all) {
 
 function showEvents() {
   table("events-table", [["Time"], ["Event"], ["Of", "wide"], ["Detail", "wide"]],
-    events.map((e) => [new Date(e.time).toLocaleTimeString(), e.kind, e.subject, [e.reason, e.detail].filter(Boolean).join(": ")]), "nothing yet");
+    events.map((e) => [clockTime(new Date(e.time)), e.kind, e.subject, [e.reason, e.detail].filter(Boolean).join(": ")]), "nothing yet");
 }
 
 // ---- the stream
