@@ -73,6 +73,7 @@ type ClusterSettings struct {
 type LogSettings struct {
 	Level  string `yaml:"level" default:"info" one:"debug|info|warn|error"` // debug | info | warn | error
 	Access string `yaml:"access" default:"stdout"`                          // stdout | FILE | off
+	Format string `yaml:"format" default:"json" one:"json|combined"`        // of the access log
 }
 
 // ForwardSettings says what messages tell of us besides X-Forwarded-For, -Proto

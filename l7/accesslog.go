@@ -40,10 +40,12 @@ type outcome struct {
 	connect   time.Duration // until the last attempt had its connection; 0 without
 	firstByte time.Duration // from the head sent to the backend to its answer; 0 without
 	requestID string
+	referer   string // of the combined format only, as agent
+	agent     string
 	err       error
 }
 
-// accessLog writes one JSON line per request.
+// accessLog writes one line per request, in JSON unless log.format says combined.
 //
 // A loop only appends to its thread's buffer; the writer goroutine swaps the
 // buffers out and writes them. When the writer is so far behind that a buffer is
@@ -57,6 +59,8 @@ type accessLog struct {
 	log     *slog.Logger
 	out     io.Writer
 	failing bool // the last write failed; the writer's
+
+	combined atomic.Bool
 }
 
 // logBuffer gathers one thread's lines.
@@ -102,7 +106,11 @@ func (l *accessLog) record(thread int, o *outcome) {
 		return
 	}
 	before := len(b.lines)
-	b.lines = b.appendLine(b.lines, o)
+	if l.combined.Load() {
+		b.lines = b.appendCombined(b.lines, o)
+	} else {
+		b.lines = b.appendLine(b.lines, o)
+	}
 	after := len(b.lines)
 	b.mu.Unlock()
 	if before == 0 {

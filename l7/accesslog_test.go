@@ -62,6 +62,23 @@ func TestAccessLogLine(t *testing.T) {
 	}
 }
 
+func TestACombinedLineIsAsNginxWritesIt(t *testing.T) {
+	o := typicalOutcome()
+	o.referer, o.agent = "https://shop.example/", "curl/8 \"x\"\n"
+	for _, c := range []struct {
+		in   *outcome
+		want string
+	}{
+		{o, `192.0.2.1 - - [01/Mar/2026:12:00:00 +0000] "GET /a?b=c HTTP/1.1" 200 1024 "https://shop.example/" "curl/8 \x22x\x22\x0A"` + "\n"},
+		{&outcome{start: time.Unix(0, 0), status: 400}, `- - - [01/Jan/1970:00:00:00 +0000] "-" 400 0 "-" "-"` + "\n"},
+	} {
+		var b logBuffer
+		if got := string(b.appendCombined(nil, c.in)); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
+
 // Whatever a client writes, a line is one line of JSON and says what the client
 // wrote as far as that can be said in UTF-8.
 func FuzzAccessLog(f *testing.F) {

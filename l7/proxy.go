@@ -117,6 +117,9 @@ func (p *Proxy) Commit(s *Snapshot) {
 	p.switchView()
 	rate := int64(s.config.Limits.BodyRate)
 	p.each(func(t *thread) { t.loop.Pace(rate) })
+	if p.access != nil {
+		p.access.combined.Store(s.config.Log.Format == "combined")
+	}
 }
 
 // retireEndpoints forgets the endpoints that the snapshot does not name; their

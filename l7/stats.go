@@ -354,6 +354,9 @@ func (x *exchange) tell(o *outcome) {
 	s, req := &x.session, x.session.Request
 	o.start, o.client, o.method, o.host, o.target, o.version = s.Start, req.Client, req.Method, req.Host, req.Target, req.Version
 	o.attempts, o.requestID = s.Attempt, req.Header.Get("x-request-id")
+	if x.thread.proxy.access.combined.Load() {
+		o.referer, o.agent = req.Header.Get("referer"), req.Header.Get("user-agent")
+	}
 	if s.Route != nil {
 		o.route = s.Route.Name
 	}
