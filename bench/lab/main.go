@@ -88,8 +88,20 @@ func mode(ctx context.Context, name string, args []string) error {
 			return err
 		}
 		return writeVagrantfile(os.Stdout, t)
+	case name == "nodeconfig" && len(args) == 2: // NAME INTERFACE
+		t, err := parseTopology(topologyText)
+		if err != nil {
+			return err
+		}
+		for _, m := range t.role("node") {
+			if m.Name == args[0] {
+				_, err := os.Stdout.Write(t.nodeConfig(m, installed(m, args[1])))
+				return err
+			}
+		}
+		return fmt.Errorf("the topology has no node %s", args[0])
 	}
-	return fmt.Errorf("unknown mode %q; there are origin NAME ADDRESS, load SOCKET TARGET, vagrantfile", name)
+	return fmt.Errorf("unknown mode %q; there are origin NAME ADDRESS, load SOCKET TARGET, vagrantfile, nodeconfig NAME INTERFACE", name)
 }
 
 // visit builds the lab, gives the tour and clears up, whatever happens.

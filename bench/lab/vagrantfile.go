@@ -17,10 +17,7 @@ func writeVagrantfile(w io.Writer, t *topology) error {
 		"address": machine.address, "gateway": machine.gateway,
 		"originPort": func() int { return originPort },
 		"nodeConfig": func(m machine) string {
-			return string(t.nodeConfig(m, settings{
-				Data: "/var/lib/lbd", Run: "/run/lbd", Key: "/etc/lbd/cluster.key", Socket: "/run/lbd/lbd.sock",
-				Interface: "eth1", Pins: "/sys/fs/bpf/lbd/" + m.Name, Processes: 2, Threads: "auto",
-			}))
+			return string(t.nodeConfig(m, installed(m, "eth1"))) // eth0 is Vagrant's
 		},
 		"indent": func(n int, text string) string {
 			pad := strings.Repeat(" ", n)
@@ -32,4 +29,12 @@ func writeVagrantfile(w io.Writer, t *topology) error {
 		return err
 	}
 	return tmpl.Execute(w, t)
+}
+
+// installed are the settings of a node that has the package.
+func installed(m machine, device string) settings {
+	return settings{
+		Data: "/var/lib/lbd", Run: "/run/lbd", Key: "/etc/lbd/cluster.key", Socket: "/run/lbd/lbd.sock",
+		Interface: device, Pins: "/sys/fs/bpf/lbd/" + m.Name, Processes: 2, Threads: "auto",
+	}
 }
