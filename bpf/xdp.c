@@ -502,6 +502,7 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct packet *p, 
 	if (!tunnel)
 		return leave(REASON_SHORT);
 	tunnel->path.place++;
+	tunnel->udp.len = be16(length - node->outer_ip);
 	tunnel->udp.check = 0;
 	c = frame_of(ctx);
 	skip(&c, p->l3, 0x1f);
@@ -607,6 +608,7 @@ INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struc
 {
 	const struct clock *clock = this_clock();
 	__u32 zero = 0, by = *index;
+	__u16 length = node->outer_ip + sizeof(struct tunnel) + sizeof(struct pulse_message);
 	struct pulse *beat = bpf_map_lookup_elem(&pulse, &zero);
 	const struct peer *peer = bpf_map_lookup_elem(&peers, &by);
 	struct pulse_message *message;
@@ -617,7 +619,7 @@ INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struc
 	struct iphdr *ip;
 	__be16 port;
 
-	if (!macs || !clock || !beat || !peer)
+	if (!macs || !clock || !beat || !peer || p->length != length)
 		return leave(REASON_BAD_TUNNEL);
 	turn_round(macs);
 	c = frame_of(ctx);
@@ -633,6 +635,7 @@ INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struc
 	port = tunnel->udp.source;
 	tunnel->udp.source = tunnel->udp.dest;
 	tunnel->udp.dest = port;
+	tunnel->udp.len = be16(sizeof(*tunnel) + sizeof(*message));
 	tunnel->udp.check = 0;
 	c = frame_of(ctx);
 	skip(&c, p->l3, 0x1f);
@@ -640,14 +643,12 @@ INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struc
 		ip = take(&c, sizeof(*ip));
 		if (!ip)
 			return leave(REASON_BAD_TUNNEL);
-		ip->daddr = ip->saddr;
-		ip->saddr = node->address.word[3];
+		write_outer_ip(ip, node->address.word[3], p->src.word[3], length);
 	} else {
 		ip6 = take(&c, sizeof(*ip6));
 		if (!ip6)
 			return leave(REASON_BAD_TUNNEL);
-		ip6->daddr = ip6->saddr;
-		__builtin_memcpy(&ip6->saddr, &node->address, sizeof(node->address));
+		write_outer_ip6(ip6, &node->address, &p->src, length);
 	}
 	if (peer->flags & PEER_BOUNCE && peer->ifindex == ctx->ingress_ifindex)
 		return sent(XDP_TX, REASON_PULSE);
