@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -117,6 +118,9 @@ func (c Child) Main(args []string) int {
 	_ = os.WriteFile("/proc/self/comm", []byte("lbd-worker"), 0)
 	id.crash = keepCrash()
 	runtime.GOMAXPROCS(id.threads + 2) // loops come back from epoll_wait to a P of their own
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50) // requests leave no garbage: what handshakes leave shall not double an idle heap
+	}
 
 	p, err := c.newProcess(id)
 	if err != nil {
