@@ -90,10 +90,17 @@ type DrainSettings struct {
 
 // Limits bound what clients may use.
 type Limits struct {
-	Connections int   `yaml:"connections" default:"100000" range:"1..10000000"` // per worker
-	Head        Bytes `yaml:"head" default:"64KiB" range:"1KiB..1MiB"`
-	Fields      int   `yaml:"fields" default:"100" range:"10..10000"`
-	URI         Bytes `yaml:"uri" default:"16KiB" range:"256B..1MiB"`
+	Connections int `yaml:"connections" default:"100000" range:"1..10000000"` // per worker
+	// PerClient bounds the connections of one client's address, of IPv6 of a
+	// /64, per worker; trusted networks have no such limit.
+	PerClient int `yaml:"per_client" default:"10000" words:"off=0" range:"0..10000000"`
+	// Memory is what a worker may have: near it keep-alive ends, at it requests
+	// are refused. "auto" (0): 70 % of the host's or control group's memory,
+	// shared by the workers.
+	Memory Bytes `yaml:"memory" words:"auto=0B" range:"0B..1TiB"`
+	Head   Bytes `yaml:"head" default:"64KiB" range:"1KiB..1MiB"`
+	Fields int   `yaml:"fields" default:"100" range:"10..10000"`
+	URI    Bytes `yaml:"uri" default:"16KiB" range:"256B..1MiB"`
 	// BodyRate is the least that a client must send of a request's body, and
 	// take of a response that waits for it, in bytes per second over 30 s (of
 	// a request: timeout.idle). "off" (0): anything but silence will do.
@@ -132,7 +139,8 @@ type Listener struct {
 	Protocol      ListenerProtocol `yaml:"protocol" default:"http" one:"http|https|tcp"`
 	TLS           *ServerTLS       `yaml:"tls"`
 	ProxyProtocol *ProxyProtocol   `yaml:"proxy_protocol"`
-	Pool          string           `yaml:"pool"` // protocol tcp only
+	Pool          string           `yaml:"pool"`                                                // protocol tcp only
+	Connections   int              `yaml:"connections" words:"unlimited=0" range:"0..10000000"` // open at once, per worker; default limits.connections
 
 	// Normalize makes paths plain before they are routed and passed on: %-escapes
 	// of unreserved characters decoded, dots and double slashes resolved.

@@ -79,7 +79,7 @@ func (c *clientH1) Connected(err error) {
 	if err != nil {
 		c.x, c.state = nil, clientClosed
 		c.endpoint.closed(c.thread)
-		x.upstreamFailed(&Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect})
+		x.upstreamFailed(dialError(err))
 		return
 	}
 	if c.endpoint.key.proxied {

@@ -81,7 +81,7 @@ func (t *thread) roomH2(e *endpoint, limits *lb.PoolLimits) (*clientH2, *Error) 
 	}
 	c, err := t.dialH2(e, limits, g)
 	if err != nil {
-		return nil, &Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect}
+		return nil, dialError(err)
 	}
 	return c, nil
 }
@@ -112,7 +112,7 @@ func (c *clientH2) room() int {
 func (c *clientH2) Connected(err error) {
 	switch {
 	case err != nil:
-		c.fail(&Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect})
+		c.fail(dialError(err))
 	case c.endpoint.secure != nil:
 		c.secure()
 	default:

@@ -13,7 +13,9 @@ import (
 const idleGrace = 10 * time.Second
 
 // draining reports whether responses tell their clients to go.
-func (t *thread) draining() bool { return t.leaving || t.proxy.view.Load().draining }
+func (t *thread) draining() bool {
+	return t.leaving || t.proxy.view.Load().draining || t.proxy.memory.level.Load() > memoryFine
+}
 
 // drain takes who waits, stops accepting and tells the clients to go.
 func (t *thread) drain(grace time.Duration) {

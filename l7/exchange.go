@@ -129,6 +129,10 @@ func (x *exchange) begin(req *Request, end bool) {
 	x.keeping = true
 	x.chain = &noChain
 	x.deadline = grpcDeadline(req, x.began)
+	if x.thread.proxy.memory.level.Load() >= memoryOver {
+		x.fail(&Error{Status: 503, Reason: lb.MemoryLimit})
+		return
+	}
 	route := x.thread.listenerOf(x.view.Snapshot, req.Listener).route(req)
 	if route == nil {
 		x.fail(&Error{Status: 404, Reason: lb.NoRoute})

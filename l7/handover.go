@@ -135,6 +135,7 @@ func (v *view) backend(h *Handed) *Backend {
 func (t *thread) adopt(h *Handed) {
 	c := &client{door: &door{proxy: t.proxy, listener: h.Listener, open: t.proxy.openBy(h.Listener), scheme: "http", local: h.Local}, peer: h.Client}
 	c.open.Add(1)
+	c.proxy.crowd.add(c.peer.Addr(), 0)
 	if h.Kind == handedHTTP1 {
 		t.adoptH1(h, c)
 		return
@@ -209,6 +210,7 @@ func (t *thread) offer(c clientConn) bool {
 // longer the listener's here.
 func (c *client) handed(kind string) Handed {
 	c.open.Add(-1)
+	c.proxy.crowd.remove(c.peer.Addr())
 	return Handed{Version: HandedVersion, Kind: kind, Listener: c.listener, Client: c.peer, Local: c.local}
 }
 

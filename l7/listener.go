@@ -45,20 +45,19 @@ func (t *thread) unlisten(fd int) {
 // Accepted is the loop's: a new client.
 func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
 	t := a.thread
-	p := t.proxy
-	v := p.view.Load()
+	v := t.proxy.view.Load()
 	l := v.listeners[a.listener]
-	if l == nil || p.connections.Add(1) > int64(v.config.Limits.Connections) {
-		if l != nil {
-			p.connections.Add(-1)
-		}
+	if l == nil {
 		t.counts.refused.Add(1)
 		unix.Close(fd)
 		return
 	}
+	if reason := a.admit(v, l, peer); reason != "" {
+		a.shed(fd, l, peer, reason)
+		return
+	}
 	t.counts.accepts.Add(1)
 	c := &client{door: a.opened(l, fd), peer: peer}
-	c.open.Add(1)
 	if l.proxied(peer.Addr()) {
 		t.serveProxied(fd, c, l)
 		return
@@ -111,11 +110,17 @@ type client struct {
 	security *security // nil: plain
 }
 
-// cameFrom believes a PROXY header.
-func (c *client) cameFrom(source, destination netip.AddrPort) {
+// cameFrom believes a PROXY header; false: that client has connections enough.
+func (c *client) cameFrom(source, destination netip.AddrPort) bool {
 	d := *c.door
 	d.local = destination
+	c.proxy.crowd.remove(c.peer.Addr())
 	c.door, c.peer = &d, source
+	if c.proxy.crowd.add(source.Addr(), c.proxy.view.Load().config.Limits.PerClient) {
+		return true
+	}
+	c.proxy.crowd.add(source.Addr(), 0) // until it is gone
+	return false
 }
 
 // describe fills in what a request says of its client.
@@ -129,6 +134,7 @@ func (c *client) describe(r *Request) {
 // gone counts the client out.
 func (c *client) gone() {
 	c.open.Add(-1)
+	c.proxy.crowd.remove(c.peer.Addr())
 	c.proxy.clientGone()
 }
 

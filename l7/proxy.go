@@ -45,6 +45,8 @@ type Proxy struct {
 	view        atomic.Pointer[view]
 	connections atomic.Int64 // of clients
 	open        sync.Map     // listener -> *atomic.Int64: those by it
+	crowd       crowd
+	memory      stock
 	handshakes  gate
 	tickets     tickets
 	blocking    atomic.Int64 // filters' phases that run off the loops
@@ -115,6 +117,7 @@ func (p *Proxy) Commit(s *Snapshot) {
 	p.retireEndpoints()
 	p.retireLoads()
 	p.switchView()
+	p.limitMemory(s.config)
 	rate := int64(s.config.Limits.BodyRate)
 	p.each(func(t *thread) { t.loop.Pace(rate) })
 	if p.access != nil {
@@ -262,6 +265,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		})
 	}
 	running.Go(func() { p.runWatchdog(ctx) })
+	running.Go(func() { p.runMemory(ctx) })
 	running.Wait()
 	if p.access != nil {
 		p.access.close()

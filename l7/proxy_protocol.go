@@ -78,7 +78,12 @@ func (p *proxiedConn) Watched() {
 func (p *proxiedConn) begin() {
 	p.leave()
 	if p.header.source.IsValid() {
-		p.client.cameFrom(p.header.source, p.header.destination)
+		if !p.client.cameFrom(p.header.source, p.header.destination) {
+			p.thread.countShed(p.client.listener, lb.ClientLimit)
+			p.conn.Close()
+			p.client.gone()
+			return
+		}
 	}
 	p.thread.serve(p.conn.Release(), p.client, p.listener)
 }

@@ -361,8 +361,11 @@ func (s *serverH1) next() {
 
 // keepAlive is how long the connection may be idle.
 func (s *serverH1) keepAlive() time.Duration {
-	if s.thread.leaving {
+	switch {
+	case s.thread.leaving:
 		return s.thread.idleGrace()
+	case s.thread.proxy.memory.level.Load() > memoryFine:
+		return time.Second
 	}
 	return s.thread.proxy.times.keepAlive
 }

@@ -130,7 +130,7 @@ func (c *serverH2) Ended(err error) {
 
 // Head is h2's: a request.
 func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
-	if c.thread.leaving {
+	if c.thread.leaving || c.thread.proxy.memory.level.Load() > memoryFine {
 		c.conn.Drain() // unless it does already
 	}
 	if c.conn.Streams() == 1 {

@@ -64,9 +64,16 @@ func (p *tcpProxy) connect() {
 		}
 		p.backend = b
 		b.load.begin()
-		if err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far); err == nil {
+		err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far)
+		if err == nil {
 			b.endpoint.open.Add(1)
 			p.thread.loop.Set(&p.timer, p.pool.Config.Connections.ConnectTimeout, p)
+			return
+		}
+		if e := dialError(err); e.Reason != lb.ConnectFailed {
+			b.load.end()
+			p.backend = nil
+			p.end(e)
 			return
 		}
 		p.failed()

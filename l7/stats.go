@@ -254,7 +254,7 @@ func compareEvents(a, b eventKey) int {
 // samples are all metrics of the proxy but for its backends.
 func (p *Proxy) samples() []lb.Sample {
 	var tallies []*tally
-	var accepts, refused, dials, reuses, takeovers, stale, slow uint64
+	var accepts, refused, dials, reuses, takeovers, stale, slow, rests uint64
 	for _, t := range p.threads {
 		tallies = append(tallies, &t.tally)
 		accepts += t.counts.accepts.Load()
@@ -264,6 +264,7 @@ func (p *Proxy) samples() []lb.Sample {
 		takeovers += t.counts.takeovers.Load()
 		stale += t.counts.stale.Load()
 		slow += t.loop.SlowTurns()
+		rests += t.loop.Rests()
 	}
 	dropped := uint64(0)
 	if p.access != nil {
@@ -272,6 +273,9 @@ func (p *Proxy) samples() []lb.Sample {
 	return append(append(samples(tallies), slices.Concat(p.openSamples(), p.phaseSamples())...),
 		counter("lbd_accepted_connections_total", accepts),
 		counter("lbd_refused_connections_total", refused),
+		counter("lbd_accept_pauses_total", rests),
+		lb.Sample{Name: "lbd_worker_memory_bytes", Gauge: true, Value: float64(p.memory.used.Load())},
+		lb.Sample{Name: "lbd_worker_memory_pressure", Gauge: true, Value: float64(p.memory.level.Load())},
 		counter("lbd_upstream_connections_opened_total", dials),
 		counter("lbd_upstream_connections_reused_total", reuses),
 		counter("lbd_upstream_connections_taken_over_total", takeovers),

@@ -142,8 +142,11 @@ func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *
 		return nil, false, full()
 	}
 	c, err := t.dialH1(x, b)
+	if err != nil && t.spareDescriptor() {
+		c, err = t.dialH1(x, b)
+	}
 	if err != nil {
-		return nil, false, &Error{Status: 502, Source: FromUpstream, Reason: lb.ConnectFailed, Err: err, kind: failedConnect}
+		return nil, false, dialError(err)
 	}
 	return c, false, nil
 }

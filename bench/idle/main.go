@@ -177,7 +177,7 @@ workers: { processes: %[4]d, threads: 1 }
 fastpath: { mode: off }
 log: { access: off }
 admin: { http: "" }
-limits: { connections: 1000000 }
+limits: { connections: 1000000, per_client: off }
 listeners: { web: { %[2]s } }
 routes: [ { pool: app } ]
 pools: { app: { backends: [ %[3]q ] } }

@@ -96,6 +96,7 @@ func (ln *Listener) ready(uint32) {
 
 func (ln *Listener) takeRest() {
 	ln.rests.Add(1)
+	ln.loop.rests.Add(1)
 	_ = ln.loop.control(unix.EPOLL_CTL_MOD, ln.fd, 0, ln.index, ln.gen)
 	ln.loop.Set(&ln.rest, acceptBackoff, ln)
 }

@@ -71,6 +71,7 @@ type Loop struct {
 
 	beat  atomic.Int64 // unix nanoseconds
 	slow  atomic.Uint64
+	rests atomic.Uint64 // of listeners
 	turns atomic.Uint64
 	naps  atomic.Uint64 // how often it fell asleep or woke up: odd while it sleeps
 
@@ -249,6 +250,10 @@ func (l *Loop) At(d time.Duration) time.Time { return l.start.Add(d) }
 
 // Beat is when the loop last turned. Any thread may ask.
 func (l *Loop) Beat() time.Time { return time.Unix(0, l.beat.Load()) }
+
+// Rests counts how often a listener rested because it got no descriptor. Any
+// thread may ask.
+func (l *Loop) Rests() uint64 { return l.rests.Load() }
 
 // SlowTurns counts turns that took over 10 ms. Any thread may ask.
 func (l *Loop) SlowTurns() uint64 { return l.slow.Load() }
