@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -78,6 +79,7 @@ var attacks = []attack{
 	}},
 	{name: "zero windows", few: true, hold: stalled(0, func(l *rig.Link) []byte { return l.Fields(big...) })},
 	{name: "many references to fields, with zero windows", few: true, hold: stalled(0, references)},
+	{name: "windows that open by a byte a second", few: true, hold: opening},
 	{name: "slow heads", hold: dribble("GET / HTTP/1.1\r\nHost: a\r\nX: ", "x")},
 	{name: "slow bodies", hold: dribble("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", "x")},
 	{name: "slow readers", hold: slowReader},
@@ -140,6 +142,48 @@ func stalled(window uint32, head func(*rig.Link) []byte) func(*rig.Running, time
 		}
 		return l.Gone()
 	}
+}
+
+// opening gives every stream a byte of window now and then.
+func opening(r *rig.Running, until time.Time, sent *atomic.Int64) string {
+	l, err := rig.Dial(r.H2, time.Until(until), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+	if err != nil {
+		return "not connected"
+	}
+	defer l.Close()
+	defer func() { sent.Add(l.Sent()) }()
+	l.NoAck = true // it would meet our windows
+	l.Patience = time.Until(until)
+	const streams = 20
+	for i := range streams {
+		l.Say(number(i), true, big...)
+	}
+	ended := make(chan string, 1)
+	go func() { // ends with the connection
+		for over := 0; over < streams && l.Step(); {
+			over = 0
+			for i := range streams {
+				if l.Of(number(i)).End != "" {
+					over++
+				}
+			}
+		}
+		ended <- cmp.Or(l.Gone(), "all streams reset")
+	}()
+	for i := 0; time.Now().Before(until); i++ {
+		select {
+		case how := <-ended:
+			if how == "silence" {
+				how = "no end"
+			}
+			return how
+		case <-time.After(time.Second / streams):
+		}
+		if l.WriteWindowUpdate(number(i%streams), 1) != nil {
+			return "close"
+		}
+	}
+	return "no end"
 }
 
 // dribble sends a start, and then a byte every second.

@@ -25,6 +25,7 @@ type innocent struct {
 type innocence struct {
 	asked, failed int
 	p99           time.Duration
+	why           string // one of the failures
 }
 
 const pace = 10 * time.Millisecond
@@ -67,11 +68,12 @@ func (in *innocents) watch(f func()) (out innocence) {
 					return
 				case <-tick.C:
 				}
-				d, ok := c.ask()
+				d, err := c.ask()
 				mu.Lock()
 				out.asked++
-				if !ok {
+				if err != nil {
 					out.failed++
+					out.why = err.Error()
 				}
 				took = append(took, d)
 				mu.Unlock()
@@ -88,15 +90,18 @@ func (in *innocents) watch(f func()) (out innocence) {
 	return out
 }
 
-func (c innocent) ask() (time.Duration, bool) {
+func (c innocent) ask() (time.Duration, error) {
 	began := time.Now()
 	res, err := c.http.Get(c.url)
 	if err != nil {
-		return time.Since(began), false
+		return time.Since(began), err
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	return time.Since(began), err == nil && res.StatusCode == 200 && string(b) == "ok"
+	if err == nil && (res.StatusCode != 200 || string(b) != "ok") {
+		err = fmt.Errorf("%d %.60q", res.StatusCode, b)
+	}
+	return time.Since(began), err
 }
 
 // startOrigin serves "ok", and 4 MiB at /big; /sink reads a body first.
@@ -124,3 +129,56 @@ func startOrigin() (*http.Server, error) {
 	go s.Serve(ln)
 	return s, nil
 }
+
+// wall is a server that reads what comes, says GOAWAY after as much as lbd does,
+// and reads on until the client goes.
+type wall struct {
+	ln   net.Listener
+	addr string
+}
+
+// wallBytes is what a wall reads before it says GOAWAY: as much as a proxy that
+// allows 100 resets of small requests.
+const wallBytes = 16 << 10
+
+// goaway is an HTTP/2 server's SETTINGS, and GOAWAY ENHANCE_YOUR_CALM.
+var goaway = []byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0b")
+
+func startWall() (*wall, error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	w := &wall{ln, ln.Addr().String()}
+	go func() { // ends with the listener
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go serveWall(c)
+		}
+	}()
+	return w, nil
+}
+
+func serveWall(c net.Conn) {
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(patience))
+	buffer := make([]byte, 64<<10)
+	for read, told := 0, false; read < 1<<20; {
+		n, err := c.Read(buffer)
+		if err != nil {
+			return
+		}
+		if read += n; read > wallBytes && !told {
+			told = true
+			if _, err := c.Write(goaway); err != nil {
+				return
+			}
+			c.(*net.TCPConn).CloseWrite()
+		}
+	}
+}
+
+func (w *wall) close() { w.ln.Close() }

@@ -6,12 +6,15 @@
 //
 // Per attack it says how the attackers' connections ended, how the proxy's
 // memory grew beside the bytes that they sent, and the failures and the 99th
-// percentile of innocent clients, calm and under attack. It fails when an
-// attack on lbd met no end, when memory grew out of proportion, or when an
-// innocent client got no answer.
+// percentile of innocent clients: calm, while the same flood is led against a
+// wall beside the proxy, and under attack. A row says what a proxy is to be
+// blamed for: an attack that met no end, memory that grew out of proportion or
+// did not come back, innocent clients that got no answer or waited over three
+// times as long as beside the wall. It fails when that is lbd.
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"log"
@@ -53,7 +56,7 @@ func run(o options, peer, only string) error {
 		return fmt.Errorf("serve the origin: %w", err)
 	}
 	defer origin.Close()
-	fmt.Println("| attack | proxy | connections and their end | sent | memory grew | after 2 s | innocents failed | their p99 (calm) | |\n|---|---|---|---|---|---|---|---|---|")
+	fmt.Println("| attack | proxy | connections and their end | sent | memory grew | came back to | innocents failed | their p99 (calm, beside a wall) | |\n|---|---|---|---|---|---|---|---|---|")
 	missed, held := 0, 0
 	for i := range proxies {
 		p := &proxies[i]
@@ -71,9 +74,9 @@ func run(o options, peer, only string) error {
 			}
 			res := a.run(o, r)
 			r.Stop()
-			wrong := res.wrong()
-			fmt.Printf("| %s | %s | %s | %s | %s | %s | %d of %d | %v (%v) | %s |\n", a.name, p.Name, res.ends.String(), size(res.sent), size(res.grew), size(res.stays),
-				res.attacked.failed, res.attacked.asked, ms(res.attacked.p99), ms(res.calm.p99), strings.Trim(wrong+", "+res.late(), ", "))
+			wrong := strings.Trim(res.wrong()+"; "+res.late(), "; ")
+			fmt.Printf("| %s | %s | %s | %s | %s | %s | %d of %d | %v (%v, %v) | %s |\n", a.name, p.Name, res.ends.String(), size(res.sent), size(res.grew), size(res.stays),
+				res.attacked.failed, res.attacked.asked, ms(res.attacked.p99), ms(res.calm.p99), ms(res.beside.p99), cmp.Or(wrong, "held"))
 			switch {
 			case p.Name != "lbd":
 			case wrong == "":
