@@ -261,6 +261,10 @@ type State struct {
 	// Stragglers are clients whose connections are closed: their packets would
 	// not find the way to this node any more.
 	Stragglers []netip.AddrPort `json:"stragglers,omitempty"`
+	// Listeners are those that drain: who comes new is turned away, who is here
+	// is told to go. True: that has lasted longer than drain.timeout, and what
+	// is left is closed.
+	Listeners map[string]bool `json:"listeners,omitempty"`
 }
 
 // Sample is one metric value, cumulative since its worker began unless Gauge.

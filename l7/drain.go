@@ -13,8 +13,42 @@ import (
 const idleGrace = 10 * time.Second
 
 // draining reports whether responses tell their clients to go.
-func (t *thread) draining() bool {
-	return t.leaving || t.proxy.view.Load().draining || t.proxy.memory.level.Load() > memoryFine
+func (t *thread) draining(c *client) bool {
+	v := t.proxy.view.Load()
+	return t.leaving || v.draining || v.drains(c.listener) || t.proxy.memory.level.Load() > memoryFine
+}
+
+// drains reports whether a listener does.
+func (v *view) drains(listener string) bool {
+	if len(v.leaving) == 0 {
+		return false
+	}
+	_, drains := v.leaving[listener]
+	return drains
+}
+
+// drainListeners tells the clients of listeners to go that did not drain before,
+// and closes those whose time is over.
+func (p *Proxy) drainListeners(before, now map[string]bool) {
+	drain, cut := map[string]bool{}, map[string]bool{}
+	for name, over := range now {
+		was, drained := before[name]
+		drain[name] = !drained
+		cut[name] = over && !was
+	}
+	if len(now) == 0 {
+		return
+	}
+	p.each(func(t *thread) {
+		t.clients.each(func(c clientConn) {
+			switch name := c.whose().listener; {
+			case cut[name]:
+				c.cut()
+			case drain[name]:
+				c.drain()
+			}
+		})
+	})
 }
 
 // drain takes who waits, stops accepting and tells the clients to go.

@@ -150,6 +150,7 @@ type clientConn interface {
 	cut()        // close now
 	index() *int // its place in the list
 	from() netip.AddrPort
+	whose() *client
 }
 
 // clientList holds a thread's client connections; each knows its place. It is

@@ -30,7 +30,10 @@ import (
 func (a *acceptor) admit(v *view, l *listener, peer netip.AddrPort) lb.Reason {
 	p := a.thread.proxy
 	limits := &v.config.Limits
-	if p.memory.level.Load() >= memoryOver {
+	switch {
+	case v.drains(a.listener):
+		return lb.Draining
+	case p.memory.level.Load() >= memoryOver:
 		return lb.MemoryLimit
 	}
 	if p.connections.Add(1) > int64(limits.Connections) {
@@ -174,10 +177,11 @@ const (
 
 const (
 	memoryEvery = 250 * time.Millisecond
-	// memoryBack is how often the system is given memory back, at most; and how
-	// much must lie idle.
+	// memoryBack is how often the system is given memory back, at most; and from
+	// how much in use on.
 	memoryBack    = 10 * time.Second
-	memoryIdle    = 32 << 20
+	memoryRarely  = 10 * time.Minute // when there was little to give
+	memoryIdle    = 64 << 20
 	memoryDefault = 1 << 30 // when not even the host's is known
 )
 
@@ -187,22 +191,27 @@ type stock struct {
 	used  atomic.Int64
 	limit atomic.Int64
 
-	samples []metrics.Sample // of the watcher's goroutine, as what follows
-	gave    time.Time
-	loud    time.Time
+	samples   []metrics.Sample // of the watcher's goroutine, as what follows
+	cycles    uint64           // of the collector
+	collected time.Time        // when it was seen at work
+	gave      time.Time
+	every     time.Duration
+	left      int64 // in use after that
+	loud      time.Time
 }
 
 // Indices of memory.samples.
 const (
 	memoryTotal = iota
 	memoryReleased
-	memoryObjects
+	memoryCycles
 )
 
 // runMemory watches until ctx ends.
 func (p *Proxy) runMemory(ctx context.Context) {
 	m := &p.memory
-	m.samples = []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
+	m.samples = []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/cycles/total:gc-cycles"}}
+	m.every = memoryBack
 	tick := time.NewTicker(memoryEvery)
 	defer tick.Stop()
 	for {
@@ -211,15 +220,20 @@ func (p *Proxy) runMemory(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		metrics.Read(m.samples)
-		read := func(i int) int64 { return int64(m.samples[i].Value.Uint64()) }
-		used := read(memoryTotal) - read(memoryReleased)
-		m.used.Store(used)
-		p.setMemory(memoryLevel(m.level.Load(), used, m.limit.Load()))
-		if lies := used - read(memoryObjects); lies > memoryIdle && lies > used/2 || used > 2*memoryIdle && m.level.Load() > memoryFine {
-			m.giveBack()
-		}
+		p.setMemory(memoryLevel(m.level.Load(), m.read(), m.limit.Load()))
+		m.giveBack(m.used.Load())
 	}
+}
+
+// read returns what is in use, and notes whether the collector works.
+func (m *stock) read() int64 {
+	metrics.Read(m.samples)
+	used := int64(m.samples[memoryTotal].Value.Uint64() - m.samples[memoryReleased].Value.Uint64())
+	if cycles := m.samples[memoryCycles].Value.Uint64(); cycles != m.cycles {
+		m.cycles, m.collected = cycles, time.Now()
+	}
+	m.used.Store(used)
+	return used
 }
 
 // memoryLevel is pure. A level is left a little below where it begins.
@@ -236,14 +250,21 @@ func memoryLevel(now int32, used, limit int64) int32 {
 	return memoryFine
 }
 
-// giveBack returns what lies idle to the system: after a flood the collector
-// would take minutes for it.
-func (m *stock) giveBack() {
-	if time.Since(m.gave) < memoryBack {
+// giveBack collects and returns to the system what is free, when nobody else
+// has collected for a while: after a flood the collector would wait for minutes.
+// If there was little to give it is not tried again so soon, until more is used.
+func (m *stock) giveBack(used int64) {
+	if used > m.left+m.left/4+memoryIdle/2 {
+		m.every = memoryBack
+	}
+	if used < memoryIdle || time.Since(m.gave) < m.every || time.Since(m.collected) < memoryBack/2 && m.level.Load() == memoryFine {
 		return
 	}
 	debug.FreeOSMemory()
-	m.gave = time.Now()
+	m.gave, m.left = time.Now(), m.read()
+	if m.left > used/4*3 {
+		m.every = min(2*m.every, memoryRarely)
+	}
 }
 
 // setMemory enters a level.

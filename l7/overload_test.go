@@ -240,3 +240,26 @@ func TestClientsWaitForADescriptor(t *testing.T) {
 type writer int
 
 func (w writer) Write(p []byte) (int, error) { return unix.Write(int(w), p) }
+
+func TestAListenerThatDrainsTurnsNewClientsAwayAndTellsOldOnesToGo(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	l := startLab(t, labOptions{}, pool(o.addr))
+	k, slow := l.dial(), l.dial()
+	k.get("/").want(t, "200", "ok")
+	slow.get("/").want(t, "200", "ok")
+	l.proxy.SetState(lb.State{Listeners: map[string]bool{"web": false}})
+	if got := l.dial().rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") || !strings.HasSuffix(got, ": draining\n") {
+		t.Errorf("got %q", got)
+	}
+	r := k.get("/")
+	r.want(t, "200", "ok")
+	if got := field(r.head, "Connection"); got != "close" {
+		t.Errorf("Connection: %q", got)
+	}
+	k.ended(t)
+	slow.say("GET / HT") // it is not idle any more
+	l.proxy.SetState(lb.State{Listeners: map[string]bool{"web": true}})
+	slow.ended(t)
+	l.proxy.SetState(lb.State{})
+	l.dial().get("/").want(t, "200", "ok")
+}

@@ -167,8 +167,10 @@ func (p *Proxy) SetState(s lb.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.riseFrom(&p.state, &s, time.Now())
+	before := p.state.Listeners
 	p.state = s
 	p.switchView()
+	p.drainListeners(before, s.Listeners)
 	if disabled := disabledIn(&s); len(disabled) > 0 {
 		p.each(func(t *thread) { t.cutBackends(disabled) })
 	}

@@ -115,6 +115,8 @@ func (p *proxiedConn) cut() {
 
 func (p *proxiedConn) index() *int { return &p.place }
 
+func (p *proxiedConn) whose() *client { return p.client }
+
 // Received is loop.User's, as what follows: the socket is only watched.
 func (p *proxiedConn) Received([]byte) {}
 

@@ -2,6 +2,7 @@ package l7
 
 import (
 	"io"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 
@@ -366,6 +367,8 @@ func (s *serverH1) keepAlive() time.Duration {
 		return s.thread.idleGrace()
 	case s.thread.proxy.memory.level.Load() > memoryFine:
 		return time.Second
+	case s.thread.proxy.view.Load().drains(s.client.listener):
+		return idleGrace/2 + time.Duration(rand.Int64N(int64(idleGrace/2)))
 	}
 	return s.thread.proxy.times.keepAlive
 }
@@ -511,3 +514,5 @@ func (s *serverH1) cut() {
 }
 
 func (s *serverH1) index() *int { return &s.place }
+
+func (s *serverH1) whose() *client { return s.client }

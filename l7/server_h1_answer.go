@@ -51,7 +51,7 @@ func (s *serverH1) frame(out *h1.Out, res *Response, end bool) {
 // closes reports whether the connection ends with this response: by the wish of
 // either side, or because the rest of the request is not going to be read.
 func (s *serverH1) closes() bool {
-	if s.state == serverBody || s.thread.draining() && !s.moves() {
+	if s.state == serverBody || s.thread.draining(s.client) && !s.moves() {
 		s.closeNext = true
 	}
 	return s.closeNext

@@ -130,7 +130,7 @@ func (c *serverH2) Ended(err error) {
 
 // Head is h2's: a request.
 func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
-	if c.thread.leaving || c.thread.proxy.memory.level.Load() > memoryFine {
+	if c.thread.draining(c.client) {
 		c.conn.Drain() // unless it does already
 	}
 	if c.conn.Streams() == 1 {
@@ -355,3 +355,5 @@ func (c *serverH2) cutOff() {
 }
 
 func (c *serverH2) index() *int { return &c.place }
+
+func (c *serverH2) whose() *client { return c.client }

@@ -229,3 +229,5 @@ func (p *tcpProxy) from() netip.AddrPort { return p.client.peer }
 func (p *tcpProxy) cut() { p.end(&Error{Reason: lb.Draining}) }
 
 func (p *tcpProxy) index() *int { return &p.place }
+
+func (p *tcpProxy) whose() *client { return p.client }

@@ -278,4 +278,6 @@ func (s *shakeTLS) cut() {
 
 func (s *shakeTLS) index() *int { return &s.place }
 
+func (s *shakeTLS) whose() *client { return s.client }
+
 var _ net.Conn = (*wire)(nil)

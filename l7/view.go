@@ -27,6 +27,7 @@ type view struct {
 	*Snapshot
 	choices  []choice // by Pool.index
 	draining bool
+	leaving  map[string]bool // listeners that drain
 	now      time.Time
 	again    time.Duration // weights change by then; 0: they do not
 }
@@ -42,7 +43,7 @@ type choice struct {
 }
 
 func newView(s *Snapshot, o overlay) (*view, error) {
-	v := &view{Snapshot: s, draining: o.state.Draining, now: o.now}
+	v := &view{Snapshot: s, draining: o.state.Draining, leaving: o.state.Listeners, now: o.now}
 	for _, pool := range s.pools {
 		c, again, err := newChoice(pool, &o)
 		if err != nil {

@@ -43,10 +43,14 @@ type result struct {
 // led against a wall first, a server that reads and closes at the same pace, and
 // that is what innocents' 99th percentile is compared with.
 func (r *result) late() string {
-	if fair := 3 * max(r.calm.p99, r.beside.p99); r.attacked.p99 > max(fair, 20*time.Millisecond) {
-		return fmt.Sprintf("innocents wait %s, over three times %s beside a wall", ms(r.attacked.p99), ms(r.beside.p99))
+	fair := 3 * max(r.calm.p99, r.beside.p99)
+	switch {
+	case r.attacked.p99 <= max(fair, 20*time.Millisecond):
+		return ""
+	case r.beside.asked == 0:
+		return fmt.Sprintf("innocents wait %s, over three times %s", ms(r.attacked.p99), ms(r.calm.p99))
 	}
-	return ""
+	return fmt.Sprintf("innocents wait %s, over three times %s beside a wall", ms(r.attacked.p99), ms(r.beside.p99))
 }
 
 // wrong says in what the proxy is not what we want it to be.

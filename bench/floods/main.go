@@ -40,7 +40,7 @@ func main() {
 	flag.IntVar(&o.attackers, "attackers", 4, "connections at once of a flood of frames")
 	flag.DurationVar(&o.length, "length", 3*time.Second, "of a flood of frames")
 	flag.IntVar(&o.connections, "connections", 1000, "at once that are slow, up to 5000")
-	flag.DurationVar(&o.hold, "hold", 40*time.Second, "how long a slow connection waits for its end")
+	flag.DurationVar(&o.hold, "hold", 50*time.Second, "how long a slow connection waits for its end")
 	peer := flag.String("peer", "", "attack only this one: lbd, nginx or haproxy")
 	only := flag.String("only", "", "only attacks whose name contains this")
 	flag.Parse()

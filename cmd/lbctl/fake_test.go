@@ -296,6 +296,18 @@ func noBackend(id string) error {
 		Hint: "`lbctl backend list` shows them; a backend is named POOL/ADDRESS"}
 }
 
+func (n *fakeNode) OrderListener(_ context.Context, o admin.ListenerOrder, _ admin.Ask) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.status.Listeners {
+		if l := &n.status.Listeners[i]; l.Name == o.Name {
+			l.Drain = map[bool]string{true: "empty"}[o.Drain]
+			return nil
+		}
+	}
+	return &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: fmt.Sprintf("there is no listener %q", o.Name), Hint: "`lbctl listener list` shows them"}
+}
+
 func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ admin.Ask) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

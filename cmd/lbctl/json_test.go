@@ -52,6 +52,7 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 		{"backend-order", []string{"backend", "set", "app/10.0.1.1:8080", "--override-weight", "3"}},
 		{"node-order", []string{"node", "drain"}},
 		{"node-order", []string{"node", "undrain"}},
+		{"listener-order", []string{"listener", "drain", "web"}},
 		{"leave-order", []string{"node", "leave"}},
 		{"upgrade-order", []string{"upgrade"}},
 		{"findings", []string{"doctor", "-c", document}},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,20 +40,20 @@ func (c *Conn) Dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
 	return c.dial(l, addr, path, d)
 }
 
-// dialMore begins some of the connections that earlier turns put off.
+// dialMore begins some of the connections that earlier turns put off, the last
+// ones first: if there are so many that those who wait are going to give up,
+// those who came after them need not.
 func (l *Loop) dialMore() {
 	l.dialed = 0
-	if len(l.dials) == 0 {
-		return
-	}
-	i := 0
-	for ; i < len(l.dials) && l.dialed < dialsPerTurn; i++ {
-		next := l.dials[i]
+	for len(l.dials) > 0 && l.dialed < dialsPerTurn {
+		last := len(l.dials) - 1
+		next := l.dials[last]
+		l.dials[last] = dial{}
+		l.dials = l.dials[:last]
 		if c := next.conn; c.fd < 0 && !c.closed && c.index == next.number { // else it was given up
 			c.redial(next)
 		}
 	}
-	l.dials = slices.Delete(l.dials, 0, i)
 }
 
 // redial begins a connection that was put off, with what is written already.

@@ -132,6 +132,9 @@ func (f *fake) OrderBackend(_ context.Context, o BackendOrder, a Ask) error {
 	f.order = o
 	return f.changed("order backend", a)
 }
+func (f *fake) OrderListener(_ context.Context, o ListenerOrder, a Ask) error {
+	return f.changed(fmt.Sprint("order listener ", o.Name, " ", o.Drain), a)
+}
 func (f *fake) OrderNode(_ context.Context, o NodeOrder, a Ask) error {
 	return f.changed(fmt.Sprint("order node ", o.Drain), a)
 }
@@ -235,13 +238,14 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 		"openapi": second(c.OpenAPI(ctx)),
 		"confirm": second(c.Confirm(ctx, Ask{})), "adopt": second(c.Adopt(ctx, Ask{})), "reload": second(c.Reload(ctx, Ask{})),
 		"release true": second(c.Release(ctx, ReleaseOrder{Discard: true}, Ask{})), "rollback 1": second(c.Rollback(ctx, RollbackOrder{Generation: "1"}, Ask{})),
-		"order node true": c.OrderNode(ctx, NodeOrder{Drain: true}, Ask{}), "leave": c.Leave(ctx, LeaveOrder{}, Ask{}), "upgrade b": c.Upgrade(ctx, UpgradeOrder{Binary: "b"}, Ask{}),
+		"order listener web true": c.OrderListener(ctx, ListenerOrder{Name: "web", Drain: true}, Ask{}),
+		"order node true":         c.OrderNode(ctx, NodeOrder{Drain: true}, Ask{}), "leave": c.Leave(ctx, LeaveOrder{}, Ask{}), "upgrade b": c.Upgrade(ctx, UpgradeOrder{Binary: "b"}, Ask{}),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	want := []string{"adopt", "confirm", "leave", "order node true", "release true", "reload", "rollback 1", "upgrade b"}
+	want := []string{"adopt", "confirm", "leave", "order listener web true", "order node true", "release true", "reload", "rollback 1", "upgrade b"}
 	slices.Sort(f.calls)
 	if !slices.Equal(f.calls, want) {
 		t.Errorf("the node was asked for %v, want %v", f.calls, want)

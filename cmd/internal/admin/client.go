@@ -155,6 +155,11 @@ func (c *Client) OrderBackend(ctx context.Context, o BackendOrder, how Ask) erro
 	return c.order(ctx, "/v1/backends/order", how.Match, o, nil)
 }
 
+// OrderListener drains a listener or takes the drain back.
+func (c *Client) OrderListener(ctx context.Context, o ListenerOrder, how Ask) error {
+	return c.order(ctx, "/v1/listeners/order", how.Match, o, nil)
+}
+
 // OrderNode drains a node or takes the drain back.
 func (c *Client) OrderNode(ctx context.Context, o NodeOrder, how Ask) error {
 	return c.order(ctx, "/v1/nodes/order", how.Match, o, nil)

@@ -44,6 +44,7 @@ type Control interface {
 	EditBackend(context.Context, BackendEdit, Ask) (Applied, error)
 
 	OrderBackend(context.Context, BackendOrder, Ask) error
+	OrderListener(context.Context, ListenerOrder, Ask) error
 	OrderNode(context.Context, NodeOrder, Ask) error
 	Leave(context.Context, LeaveOrder, Ask) error // drains, says good-bye, exits; does not wait
 	Upgrade(context.Context, UpgradeOrder, Ask) error

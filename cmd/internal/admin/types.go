@@ -70,7 +70,8 @@ type Listener struct {
 	Slots       int     `json:"slots"`
 	Live        int     `json:"live"` // slots that take new connections
 	Connections float64 `json:"connections"`
-	Requests    float64 `json:"requests"` // since the daemon's first worker
+	Requests    float64 `json:"requests"`        // since the daemon's first worker
+	Drain       string  `json:"drain,omitempty"` // draining | empty; "": it serves
 	Note        string  `json:"note,omitempty"`
 }
 
@@ -371,6 +372,12 @@ type BackendOrder struct {
 // NodeOrder drains a node, or takes the drain back.
 type NodeOrder struct {
 	Name  string `json:"name,omitempty"` // "": the addressed node
+	Drain bool   `json:"drain"`
+}
+
+// ListenerOrder drains a listener of a node, or takes the drain back.
+type ListenerOrder struct {
+	Name  string `json:"name"`
 	Drain bool   `json:"drain"`
 }
 

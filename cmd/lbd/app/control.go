@@ -144,6 +144,10 @@ func (c control) OrderBackend(ctx context.Context, o admin.BackendOrder, a admin
 	}, asked(a)))
 }
 
+func (c control) OrderListener(ctx context.Context, o admin.ListenerOrder, a admin.Ask) error {
+	return problem(c.node.OrderListener(ctx, o.Name, o.Drain, asked(a)))
+}
+
 func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, a admin.Ask) error {
 	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, asked(a)))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -122,6 +123,9 @@ func (f *fakeFleet) SetState(s lb.State) {
 	}
 	if s.Cut {
 		all = append(all, "cut")
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Listeners)) {
+		all = append(all, fmt.Sprintf("listener %s cut=%v", name, s.Listeners[name]))
 	}
 	f.diary.add("fleet: state [%s]", strings.Join(all, ", "))
 }

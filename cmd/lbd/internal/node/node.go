@@ -77,21 +77,23 @@ type Node struct {
 	renewals renewals // counts
 
 	// Owned by run.
-	running running
-	overlay Overlay
-	reload  Reload
-	drain   drain
-	finding finding
-	replica replica
-	told    *Decision  // what was told last; nil: nothing yet
-	probing *lb.Config // whose targets the monitor has
-	paths   pathState
-	live    liveness
-	address []netip.Addr
-	looked  time.Time            // when address was read
-	judged  time.Time            // when the certificates' ends were looked at
-	here    map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
-	mute    []netip.Addr         // peers whose datapath did not answer at the last look
+	running   running
+	overlay   Overlay
+	reload    Reload
+	drain     drain
+	listeners listenerDrains
+	counting  bool // of their connections is on its way
+	finding   finding
+	replica   replica
+	told      *Decision  // what was told last; nil: nothing yet
+	probing   *lb.Config // whose targets the monitor has
+	paths     pathState
+	live      liveness
+	address   []netip.Addr
+	looked    time.Time            // when address was read
+	judged    time.Time            // when the certificates' ends were looked at
+	here      map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
+	mute      []netip.Addr         // peers whose datapath did not answer at the last look
 	retention
 	troubles
 
@@ -262,6 +264,7 @@ func (n *Node) clusterChanged() <-chan struct{} {
 func (n *Node) tick() bool {
 	changed := n.look()
 	changed = n.tickDrain() || changed
+	changed = n.tickListeners() || changed
 	n.tickFound()
 	n.tickTrial()
 	changed = n.tickCertificates() || changed

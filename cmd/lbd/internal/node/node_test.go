@@ -126,6 +126,8 @@ func (l *lab) command(name string, args []string, body string) string {
 		return l.order(args, asked)
 	case "drain", "undrain":
 		return failure(l.node.OrderNode(ctx, plain(args), name == "drain", asked))
+	case "drain-listener", "undrain-listener":
+		return failure(l.node.OrderListener(ctx, args[0], name == "drain-listener", asked))
 	case "leave":
 		go func() { l.diary.add("left: %v", l.node.Leave(ctx)) }()
 	case "upgrade":
@@ -140,7 +142,10 @@ func (l *lab) command(name string, args []string, body string) string {
 		})
 	case "connections":
 		n, _ := strconv.Atoi(args[0])
-		l.fleet.set(func() { l.fleet.stats.Connections = n })
+		l.fleet.set(func() {
+			l.fleet.stats.Connections = n
+			l.fleet.stats.Samples = []lb.Sample{{Name: "lbd_connections", Labels: []string{"listener", "web"}, Gauge: true, Value: float64(n)}}
+		})
 	case "busy":
 		n, _ := strconv.Atoi(args[1])
 		l.fleet.set(func() { l.fleet.stats.Backends = []lb.BackendLoad{{ID: backendID(args[0]), Active: n}} })

@@ -17,6 +17,8 @@ type Facts struct {
 	Leaving bool // SIGTERM: drain, but forget it at the next start
 	Overdue bool // the drain has lasted longer than drain.timeout
 
+	OverdueListeners map[string]bool // those whose drain has
+
 	Health    map[lb.BackendID]lb.Health
 	Sockets   []lb.SteeredBind
 	SlotsGone bool // no slot is live, and that is no mere moment
@@ -37,12 +39,13 @@ type Facts struct {
 
 // Decision is what the parts of a node shall be told.
 type Decision struct {
-	Steering lb.Steering
-	State    lb.State
-	Targets  []Target
-	Ready    bool // this node can serve
-	Weight   int  // of this node in the next epoch
-	Notes    []string
+	Steering  lb.Steering
+	State     lb.State
+	Targets   []Target
+	Ready     bool     // this node can serve
+	Weight    int      // of this node in the next epoch
+	Withdrawn []lb.VIP // of listeners that drain: peers keep their new connections
+	Notes     []string
 }
 
 // Plan decides, from facts alone: no clock, no I/O. The same facts give the
@@ -50,6 +53,11 @@ type Decision struct {
 func Plan(f Facts) Decision {
 	d := Decision{Targets: targets(f.Config), State: state(f)}
 	d.Steering, d.Notes = steering(f)
+	for _, l := range f.Config.Listeners {
+		if _, drains := d.State.Listeners[l.Name]; drains {
+			d.Withdrawn = append(d.Withdrawn, lb.VIP{Addr: l.Bind.Addr(), Port: l.Bind.Port(), Protocol: lb.TCP})
+		}
+	}
 	slots, _ := slots(f.Sockets)
 	d.Ready = slots > 0 && !f.SlotsGone || onlyServices(f)
 	if d.Ready && !d.State.Draining {
@@ -69,7 +77,23 @@ func state(f Facts) lb.State {
 		Cut:      draining && f.Overdue,
 
 		Stragglers: f.Stragglers,
+		Listeners:  drainingListeners(f),
 	}
+}
+
+// drainingListeners are those of the configuration that an operator drains. Of
+// others the order is kept, so that they come back as they went.
+func drainingListeners(f Facts) map[string]bool {
+	var out map[string]bool
+	for _, l := range f.Config.Listeners {
+		if _, drains := f.Overlay.Listeners[l.Name]; drains {
+			if out == nil {
+				out = map[string]bool{}
+			}
+			out[l.Name] = f.OverdueListeners[l.Name]
+		}
+	}
+	return out
 }
 
 // targets lists the backends that have a check.
@@ -164,6 +188,13 @@ func orderNotes(c *lb.Config, o Overlay) []string {
 	var notes []string
 	if !o.DrainSince.IsZero() {
 		notes = append(notes, "an operator drains this node since "+o.DrainSince.Format(time.RFC3339)+"; `lbctl node undrain` takes it back")
+	}
+	var listeners []string
+	for name, since := range o.Listeners {
+		listeners = append(listeners, name+" since "+since.Format(time.RFC3339))
+	}
+	if listeners != nil {
+		notes = append(notes, "an operator drains listeners: "+someOf(listeners)+"; `lbctl listener undrain` takes it back")
 	}
 	if len(o.Backends) == 0 {
 		return notes

@@ -21,7 +21,7 @@ func (n *Node) settle() {
 func (n *Node) facts() Facts {
 	f := Facts{
 		Config: n.running.config, Overlay: n.overlay,
-		Leaving: n.drain.leaving, Overdue: n.drain.overdue,
+		Leaving: n.drain.leaving, Overdue: n.drain.overdue, OverdueListeners: n.listeners.overdue(),
 		Sockets: n.o.Fleet.Sockets(), Seed: n.seed,
 		Addresses: n.address, Fastpath: n.fastpath().Mode,
 	}
@@ -69,7 +69,7 @@ func (n *Node) tell(d Decision) {
 		if first || d.Weight != n.told.Weight {
 			c.SetWeight(d.Weight)
 		}
-		if first || d.Ready != n.told.Ready || !equal(d.Steering.VIPs, n.told.Steering.VIPs) {
+		if first || d.Ready != n.told.Ready || !equal(d.Steering.VIPs, n.told.Steering.VIPs) || !equal(d.Withdrawn, n.told.Withdrawn) {
 			n.sayVIPs(d)
 		}
 		n.noteHere(d.Steering.Here)
@@ -118,7 +118,7 @@ func (n *Node) steer(s lb.Steering) {
 
 // sameState is reflect.DeepEqual, which takes long for many backends.
 func sameState(a, b lb.State) bool {
-	return a.Draining == b.Draining && a.Cut == b.Cut && equal(a.Stragglers, b.Stragglers) && maps.Equal(a.Health, b.Health) && reflect.DeepEqual(a.Admin, b.Admin)
+	return a.Draining == b.Draining && a.Cut == b.Cut && equal(a.Stragglers, b.Stragglers) && maps.Equal(a.Health, b.Health) && maps.Equal(a.Listeners, b.Listeners) && reflect.DeepEqual(a.Admin, b.Admin)
 }
 
 func sameSteering(a, b lb.Steering) bool { return reflect.DeepEqual(a, b) }

@@ -27,9 +27,11 @@ type Snapshot struct {
 	Ready      bool
 	Weight     int
 	Drain      DrainStatus
-	Reload     Reload
-	Trial      *Trial   // of the generation; nil: it stays
-	Sources    []Source // of discovered backends
+
+	EmptyListeners map[string]bool // those that drain and have no connection left
+	Reload         Reload
+	Trial          *Trial   // of the generation; nil: it stays
+	Sources        []Source // of discovered backends
 
 	Crew      []Worker
 	Sockets   []lb.SteeredBind
@@ -73,8 +75,9 @@ func (n *Node) publish(d Decision) {
 		Name: n.booted.Node.Name, Generation: n.running.generation, Since: n.running.since,
 		Owner: n.running.owner, File: n.running.file, Config: c,
 		Overlay: n.overlay, State: d.State, Ready: d.Ready, Weight: d.Weight, Reload: n.reload, Trial: n.running.trial,
-		Drain: DrainStatus{n.drain.done != nil, n.drain.empty, n.drain.overdue, n.drain.since, c.Drain.Timeout},
-		VIPs:  d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
+		Drain:          DrainStatus{n.drain.done != nil, n.drain.empty, n.drain.overdue, n.drain.since, c.Drain.Timeout},
+		EmptyListeners: n.listeners.emptied(),
+		VIPs:           d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
 	}
 	if n.running.owner == OwnedDocument {
 		s.Edition = n.running.edition.Generation

@@ -50,6 +50,8 @@ type Overlay struct {
 	Backends map[lb.BackendID]lb.Admin `json:"backends,omitempty"`
 	// DrainSince is when this node was told to drain; zero: it was not.
 	DrainSince time.Time `json:"drain_since,omitzero"`
+	// Listeners are those that drain, and since when.
+	Listeners map[string]time.Time `json:"listeners,omitempty"`
 }
 
 // store keeps a node's state in data_dir. Its methods are called by one

@@ -24,7 +24,11 @@ const vipsPart = "vips"
 func (n *Node) sayVIPs(d Decision) {
 	vips := []lb.VIP{} // none is said, too
 	if d.Ready {
-		vips = append(vips, d.Steering.VIPs...)
+		for _, v := range d.Steering.VIPs {
+			if !slices.Contains(d.Withdrawn, v) {
+				vips = append(vips, v)
+			}
+		}
 	}
 	body, err := json.Marshal(vips)
 	if err == nil {
