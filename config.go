@@ -11,6 +11,7 @@ type Config struct {
 	Node     NodeSettings     `yaml:"node"`
 	Workers  WorkerSettings   `yaml:"workers"`
 	Fastpath FastpathSettings `yaml:"fastpath"`
+	Protect  ProtectSettings  `yaml:"protect"`
 	Cluster  *ClusterSettings `yaml:"cluster"` // nil: this node is alone
 	Log      LogSettings      `yaml:"log"`
 	Trusted  []netip.Prefix   `yaml:"trusted"` // whose X-Forwarded-* is believed
@@ -59,6 +60,15 @@ type FastpathSettings struct {
 	Required   bool         `yaml:"required"`   // refuse to start without it
 	Interfaces []string     `yaml:"interfaces"` // where XDP attaches; none: sk_lookup only
 	Pins       string       `yaml:"pins"`       // default /sys/fs/bpf/lbd/<node name>
+}
+
+// ProtectSettings says whose packets to VIPs XDP drops. All of it is off unless
+// it is set; the longest prefix that fits a source counts.
+type ProtectSettings struct {
+	Block            []netip.Prefix `yaml:"block" range:"0..30000"`                  // their packets are dropped
+	Allow            []netip.Prefix `yaml:"allow" range:"0..30000"`                  // no limit holds for them, nor a block of a wider prefix
+	PacketsPerSecond int            `yaml:"packets_per_second" range:"0..100000000"` // per IPv4 address or IPv6 /64; 0: no limit
+	SYNsPerSecond    int            `yaml:"syns_per_second" range:"0..100000000"`    // new TCP connections, likewise; 0: no limit
 }
 
 // ClusterSettings configures gossip.

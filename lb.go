@@ -146,7 +146,12 @@ type Steering struct {
 	Services []SteeredService
 	// Sources says what is known of where packets come from.
 	Sources []SteeredSource
+	Limits  SourceLimits
 }
+
+// SourceLimits is how much one source may send to VIPs in a second; 0: as much
+// as it likes.
+type SourceLimits struct{ Packets, SYNs int }
 
 // SteeredSource is what is known of a prefix; the longest one that fits counts.
 type SteeredSource struct {

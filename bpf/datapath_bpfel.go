@@ -24,6 +24,7 @@ const (
 	datapathMapCounters       = "counters"
 	datapathMapDoubt          = "doubt"
 	datapathMapFlows          = "flows"
+	datapathMapLimits         = "limits"
 	datapathMapNode           = "node"
 	datapathMapPeerIndex      = "peer_index"
 	datapathMapPeers          = "peers"
@@ -31,9 +32,11 @@ const (
 	datapathMapRings          = "rings"
 	datapathMapRows           = "rows"
 	datapathMapScratch        = "scratch"
+	datapathMapSenders        = "senders"
 	datapathMapServices       = "services"
 	datapathMapSlots          = "slots"
 	datapathMapSources        = "sources"
+	datapathMapTold           = "told"
 	datapathMapTraffic        = "traffic"
 	datapathMapVipTable       = "vip_table"
 	datapathMapVips           = "vips"
@@ -105,6 +108,7 @@ type datapathMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Limits       *ebpf.MapSpec `ebpf:"limits"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers        *ebpf.MapSpec `ebpf:"peers"`
@@ -112,9 +116,11 @@ type datapathMapSpecs struct {
 	Rings        *ebpf.MapSpec `ebpf:"rings"`
 	Rows         *ebpf.MapSpec `ebpf:"rows"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Senders      *ebpf.MapSpec `ebpf:"senders"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
+	Told         *ebpf.MapSpec `ebpf:"told"`
 	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
 	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
@@ -154,6 +160,7 @@ type datapathMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Doubt        *ebpf.Map `ebpf:"doubt"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Limits       *ebpf.Map `ebpf:"limits"`
 	Node         *ebpf.Map `ebpf:"node"`
 	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
 	Peers        *ebpf.Map `ebpf:"peers"`
@@ -161,9 +168,11 @@ type datapathMaps struct {
 	Rings        *ebpf.Map `ebpf:"rings"`
 	Rows         *ebpf.Map `ebpf:"rows"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Senders      *ebpf.Map `ebpf:"senders"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	Sources      *ebpf.Map `ebpf:"sources"`
+	Told         *ebpf.Map `ebpf:"told"`
 	Traffic      *ebpf.Map `ebpf:"traffic"`
 	VipTable     *ebpf.Map `ebpf:"vip_table"`
 	Vips         *ebpf.Map `ebpf:"vips"`
@@ -179,6 +188,7 @@ func (m *datapathMaps) Close() error {
 		m.Counters,
 		m.Doubt,
 		m.Flows,
+		m.Limits,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
@@ -186,9 +196,11 @@ func (m *datapathMaps) Close() error {
 		m.Rings,
 		m.Rows,
 		m.Scratch,
+		m.Senders,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Told,
 		m.Traffic,
 		m.VipTable,
 		m.Vips,

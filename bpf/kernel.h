@@ -48,6 +48,9 @@ HELPER(long, bpf_redirect_neigh, BPF_FUNC_redirect_neigh, __u32 ifindex,
        struct bpf_redir_neigh *hop, int size, __u64 flags);
 HELPER(long, bpf_fib_lookup, BPF_FUNC_fib_lookup, void *ctx, struct bpf_fib_lookup *params,
        int size, __u32 flags);
+HELPER(long, bpf_xdp_adjust_tail, BPF_FUNC_xdp_adjust_tail, struct xdp_md *ctx, int delta);
+HELPER(__s64, bpf_csum_diff, BPF_FUNC_csum_diff, const void *from, __u32 from_size,
+       const void *to, __u32 to_size, __u32 seed);
 HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, struct xdp_md *ctx, int delta);
 HELPER(__u64, bpf_xdp_get_buff_len, BPF_FUNC_xdp_get_buff_len, struct xdp_md *ctx);
 HELPER(struct bpf_sock *, bpf_skc_lookup_tcp, BPF_FUNC_skc_lookup_tcp, void *ctx,

@@ -25,3 +25,69 @@ struct source {
 };
 
 MAP_DEFINITION(BPF_MAP_TYPE_LPM_TRIE, struct source_key, struct source, SOURCES, BPF_F_NO_PREALLOC) sources SEC(".maps");
+
+/* How much a source may send in a second; 0: as much as it likes. */
+struct limits {
+	__u32 packets, syns;
+};
+
+#define SENDERS 65536	/* sources that are counted, on all CPUs */
+
+/* What a source sent since the second began. */
+struct sent_since {
+	__u64 since;
+	__u32 packets, syns;
+};
+_Static_assert(sizeof(struct sent_since) == 16, "struct sent_since");
+
+#define SECOND 1000000000ULL
+
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct limits, 1, 0) limits SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_LRU_HASH, struct address, struct sent_since, SENDERS, BPF_F_NO_COMMON_LRU) senders SEC(".maps");
+
+/* Counts a packet of a source that is an IPv4 address or an IPv6 network of 64 bits. */
+INLINE int over_limit(const struct address *src, __u32 syn, const struct limits *l)
+{
+	const struct clock *clock = this_clock();
+	struct sent_since *s, first = { .packets = 1, .syns = syn };
+	struct address key = *src;
+
+	if (key.word[2] != MAPPED || key.word[0] || key.word[1])
+		key.word[2] = key.word[3] = 0;
+	s = bpf_map_lookup_elem(&senders, &key);
+	if (!s) {
+		first.since = clock ? clock->now : 0;
+		bpf_map_update_elem(&senders, &key, &first, BPF_ANY);
+		return 0;
+	}
+	if (clock && clock->now - s->since >= SECOND) {
+		s->since = clock->now;
+		s->packets = 0;
+		s->syns = 0;
+	}
+	s->packets++;
+	s->syns += syn;
+	if (l->packets && s->packets > l->packets)
+		return leave(REASON_RATE_LIMITED);
+	return syn && l->syns && s->syns > l->syns ? leave(REASON_SYN_LIMITED) : 0;
+}
+
+/* Drops a packet of a source that may not send it; 0: it may. */
+__attribute__((noinline)) int guard(struct address *src, __u32 kind)
+{
+	struct source_key key = { .bits = 128 };
+	struct source *s;
+	struct limits *l;
+	__u32 zero = 0;
+
+	if (!src)
+		return 0;
+	key.address = *src;
+	s = bpf_map_lookup_elem(&sources, &key);
+	if (s && s->flags & SOURCE_EXEMPT)
+		return 0;
+	if (s && s->flags & SOURCE_BLOCKED)
+		return leave(REASON_BLOCKED);
+	l = bpf_map_lookup_elem(&limits, &zero);
+	return l && (l->packets || l->syns) ? over_limit(src, kind == KIND_SYN, l) : 0;
+}

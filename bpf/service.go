@@ -44,6 +44,12 @@ const (
 // Source is what is known of a prefix.
 type Source struct{ Flags uint32 }
 
+// Limits is how much a source may send in a second; 0: as much as it likes.
+type Limits struct{ Packets, SYNs uint32 }
+
+// NodeGuarded makes a node look at sources.
+const NodeGuarded = 0x80
+
 // Sources is how many prefixes there may be.
 const Sources = 65536
 

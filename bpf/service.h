@@ -11,6 +11,7 @@
 #pragma once
 
 #include "encap.h"
+#include "icmp.h"
 #include "protect.h"
 
 #define SERVICES 512		/* number 0 is none */
@@ -312,7 +313,7 @@ __attribute__((noinline)) int serve(struct xdp_md *ctx, struct flow *f)
 	if (!b || !number)
 		return leave(REASON_NO_BACKEND);
 	if (unlikely(f->length + overhead(b, s->forward) > b->mtu))
-		return leave(REASON_TOO_BIG);
+		return tell_too_big(ctx, f, b->mtu - overhead(b, s->forward));
 	count_traffic(number, f);
 	if (unlikely(b->flags & BACKEND_HERE))
 		return leave(REASON_SERVED_HERE);

@@ -82,6 +82,11 @@ INLINE int steer(struct xdp_md *ctx, struct node *node)
 		return from_peer(ctx, node, &p);
 	if (why != STEER)
 		return leave(why);
+	if (unlikely(node->flags & NODE_GUARDED)) {
+		why = guard(&p.src, p.kind);
+		if (why)
+			return why;
+	}
 	return from_client(ctx, node, &p);
 }
 

@@ -104,6 +104,7 @@ func (k *kernel) read() (tables, error) {
 		readMap(k.Binds, t.binds),
 		k.readServices(&t),
 		readMap(k.Sources, t.sources),
+		k.Limits.Lookup(uint32(0), &t.limits),
 	} {
 		if err != nil {
 			return t, err
@@ -172,6 +173,8 @@ func (k *kernel) put(w write, sockets map[uint64]int) error {
 		return putMap(k.Binds, w)
 	case tableSlots:
 		return k.putSlot(w, sockets)
+	case tableLimits:
+		return k.Limits.Put(w.key, w.value)
 	case tableSources:
 		return putMap(k.Sources, w)
 	case tableServices:

@@ -147,7 +147,7 @@ func (k *kernel) maps() map[string]*ebpf.Map {
 		tableNode: k.Node, tableRows: k.Rows, tablePeers: k.Peers, tablePeerIndex: k.PeerIndex,
 		tableVIPs: k.Vips, tableVIPTable: k.VipTable, tableBinds: k.Binds, tableSlots: k.Slots,
 		"counters": k.Counters, "clock": k.Clock, "scratch": k.Scratch,
-		tableServices: k.Services, tableBackends: k.Objects.Backends, tableRings: k.Objects.Rings, tableSources: k.Sources,
+		tableServices: k.Services, tableBackends: k.Objects.Backends, tableRings: k.Objects.Rings, tableSources: k.Sources, tableLimits: k.Limits, "senders": k.Senders, "told": k.Told,
 		"backend_index": k.BackendIndex, "flows": k.Flows, "traffic": k.Traffic,
 		"pulse": k.Pulse, "doubt": k.Doubt, "allowance": k.Allowance,
 	}

@@ -25,6 +25,7 @@ type tables struct {
 	backends map[uint32]backend     // by number
 	rings    map[uint32][]uint64    // by the service's number
 	sources  map[bpf.SourceKey]bpf.Source
+	limits   bpf.Limits
 }
 
 // newTables returns empty tables with these rows.
@@ -72,6 +73,7 @@ const (
 	tableBackends  = "backends"
 	tableRings     = "rings"
 	tableSources   = "sources"
+	tableLimits    = "limits"
 )
 
 // diff lists the writes that turn have into want.
@@ -91,6 +93,9 @@ func diff(have, want tables) (w []write) {
 		if have.rows[row] != owners {
 			w = append(w, write{tableRows, uint32(row), owners})
 		}
+	}
+	if have.limits != want.limits {
+		w = append(w, write{tableLimits, uint32(0), want.limits})
 	}
 	w = puts(w, tableSources, have.sources, want.sources, compareSources)
 	w = puts(w, tableBackends, have.backends, want.backends, cmp.Compare)
@@ -161,6 +166,8 @@ func (t *tables) record(w write) {
 		recordIn(t.slots, w)
 	case tableRoutes:
 		recordIn(t.routes, w)
+	case tableLimits:
+		t.limits = w.value.(bpf.Limits)
 	case tableSources:
 		recordIn(t.sources, w)
 	case tableServices:

@@ -69,6 +69,7 @@ func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 		return tables{}, err
 	}
 	planSources(s.Sources, &want)
+	want.limits = bpf.Limits{Packets: uint32(s.Limits.Packets), SYNs: uint32(s.Limits.SYNs)}
 	numbers, err := p.planServices(s.Services, have, &want)
 	if err != nil {
 		return tables{}, err
@@ -105,6 +106,9 @@ func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
 		if b.Live > 0 {
 			n.Flags |= bpf.NodeServes
 		}
+	}
+	if len(s.Sources) > 0 || s.Limits != (lb.SourceLimits{}) {
+		n.Flags |= bpf.NodeGuarded
 	}
 	return n
 }

@@ -24,6 +24,7 @@ const (
 	measureMapCounters       = "counters"
 	measureMapDoubt          = "doubt"
 	measureMapFlows          = "flows"
+	measureMapLimits         = "limits"
 	measureMapNode           = "node"
 	measureMapPeerIndex      = "peer_index"
 	measureMapPeers          = "peers"
@@ -32,9 +33,11 @@ const (
 	measureMapRings          = "rings"
 	measureMapRows           = "rows"
 	measureMapScratch        = "scratch"
+	measureMapSenders        = "senders"
 	measureMapServices       = "services"
 	measureMapSlots          = "slots"
 	measureMapSources        = "sources"
+	measureMapTold           = "told"
 	measureMapTraffic        = "traffic"
 	measureMapVipTable       = "vip_table"
 	measureMapVips           = "vips"
@@ -114,6 +117,7 @@ type measureMapSpecs struct {
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
+	Limits       *ebpf.MapSpec `ebpf:"limits"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
 	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers        *ebpf.MapSpec `ebpf:"peers"`
@@ -122,9 +126,11 @@ type measureMapSpecs struct {
 	Rings        *ebpf.MapSpec `ebpf:"rings"`
 	Rows         *ebpf.MapSpec `ebpf:"rows"`
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
+	Senders      *ebpf.MapSpec `ebpf:"senders"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
+	Told         *ebpf.MapSpec `ebpf:"told"`
 	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
 	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
 	Vips         *ebpf.MapSpec `ebpf:"vips"`
@@ -164,6 +170,7 @@ type measureMaps struct {
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Doubt        *ebpf.Map `ebpf:"doubt"`
 	Flows        *ebpf.Map `ebpf:"flows"`
+	Limits       *ebpf.Map `ebpf:"limits"`
 	Node         *ebpf.Map `ebpf:"node"`
 	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
 	Peers        *ebpf.Map `ebpf:"peers"`
@@ -172,9 +179,11 @@ type measureMaps struct {
 	Rings        *ebpf.Map `ebpf:"rings"`
 	Rows         *ebpf.Map `ebpf:"rows"`
 	Scratch      *ebpf.Map `ebpf:"scratch"`
+	Senders      *ebpf.Map `ebpf:"senders"`
 	Services     *ebpf.Map `ebpf:"services"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	Sources      *ebpf.Map `ebpf:"sources"`
+	Told         *ebpf.Map `ebpf:"told"`
 	Traffic      *ebpf.Map `ebpf:"traffic"`
 	VipTable     *ebpf.Map `ebpf:"vip_table"`
 	Vips         *ebpf.Map `ebpf:"vips"`
@@ -190,6 +199,7 @@ func (m *measureMaps) Close() error {
 		m.Counters,
 		m.Doubt,
 		m.Flows,
+		m.Limits,
 		m.Node,
 		m.PeerIndex,
 		m.Peers,
@@ -198,9 +208,11 @@ func (m *measureMaps) Close() error {
 		m.Rings,
 		m.Rows,
 		m.Scratch,
+		m.Senders,
 		m.Services,
 		m.Slots,
 		m.Sources,
+		m.Told,
 		m.Traffic,
 		m.VipTable,
 		m.Vips,

@@ -123,6 +123,7 @@ func steering(f Facts) (lb.Steering, []string) {
 	}
 	notes = append(notes, serviceNotes(f)...)
 	s.Services = services(f)
+	s.Sources, s.Limits = protect(f.Config.Protect)
 	for _, l := range f.Config.Listeners {
 		if IsLocal(l.Bind.Addr(), f.Addresses) {
 			continue

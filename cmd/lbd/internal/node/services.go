@@ -109,3 +109,15 @@ func serviceNotes(f Facts) (notes []string) {
 	}
 	return notes
 }
+
+// protect says whose packets to VIPs are dropped.
+func protect(p lb.ProtectSettings) ([]lb.SteeredSource, lb.SourceLimits) {
+	var sources []lb.SteeredSource
+	for _, prefix := range p.Block {
+		sources = append(sources, lb.SteeredSource{Prefix: prefix, Blocked: true})
+	}
+	for _, prefix := range p.Allow {
+		sources = append(sources, lb.SteeredSource{Prefix: prefix, Exempt: true})
+	}
+	return sources, lb.SourceLimits{Packets: p.PacketsPerSecond, SYNs: p.SYNsPerSecond}
+}
