@@ -252,6 +252,12 @@ func (v *validator) pool(p *Pool) {
 		v.errorf(&p.ProxyProtocol, CodeProxyHeader, "X-Forwarded-For names the client of each request",
 			"a PROXY header names one client for a whole connection; connections of protocol %s are shared by many", p.Protocol)
 	}
+	switch warm := &p.Connections.Warm; {
+	case *warm > 0 && p.ProxyProtocol != "":
+		v.errorf(warm, CodeProxyHeader, "", "no connection can be made before its client is known, whom the PROXY header names")
+	case *warm > min(p.Connections.Idle, p.Connections.PerBackend):
+		v.errorf(warm, CodeRange, "raise idle and per_backend, too", "warm is %d, but only %d idle connections are kept", *warm, min(p.Connections.Idle, p.Connections.PerBackend))
+	}
 	v.hash(p)
 	v.check(p)
 }

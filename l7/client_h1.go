@@ -63,14 +63,28 @@ type answerH1 struct {
 func (t *thread) dialH1(x *exchange, b *Backend) (*clientH1, error) {
 	limits := &b.pool.Config.Connections
 	c := &clientH1{thread: t, endpoint: b.endpoint, limits: limits, x: x, born: t.loop.Now(), bound: b.endpoint.bound(x.session.Request)}
-	c.maxAge = limits.MaxAge - time.Duration(rand.Int64N(int64(limits.MaxAge/10)+1))
-	if err := c.conn.Dial(t.loop, b.endpoint.addr, b.endpoint.path, c); err != nil {
+	c.maxAge = jittered(limits.MaxAge)
+	if err := c.dial(); err != nil {
 		return nil, err
 	}
-	c.t = &c.conn
-	b.endpoint.open.Add(1)
-	t.counts.dials.Add(1)
 	return c, nil
+}
+
+func (c *clientH1) dial() error {
+	e := c.endpoint
+	if err := c.conn.Dial(c.thread.loop, e.addr, e.path, c); err != nil {
+		return err
+	}
+	c.t = &c.conn
+	e.open.Add(1)
+	c.thread.counts.dials.Add(1)
+	return nil
+}
+
+// jittered is up to a tenth less than the age: connections that were made in one
+// moment shall not end in one.
+func jittered(age time.Duration) time.Duration {
+	return age - time.Duration(rand.Int64N(int64(age/10)+1))
 }
 
 // Connected: the attempt's connection is there, or not.
@@ -79,6 +93,10 @@ func (c *clientH1) Connected(err error) {
 	if err != nil {
 		c.x, c.state = nil, clientClosed
 		c.endpoint.closed(c.thread)
+		if x == nil { // the next one will tell, or a check
+			c.endpoint.warming.Add(-1)
+			return
+		}
 		x.upstreamFailed(dialError(err))
 		return
 	}
@@ -87,6 +105,17 @@ func (c *clientH1) Connected(err error) {
 	}
 	if c.endpoint.secure != nil {
 		c.secure()
+		return
+	}
+	c.serve(x)
+}
+
+// serve begins to serve who waits for the connection, or puts it away.
+func (c *clientH1) serve(x *exchange) {
+	if x == nil {
+		c.endpoint.warming.Add(-1)
+		c.state = clientIdle
+		c.putAway()
 		return
 	}
 	c.expect(x)
@@ -430,11 +459,14 @@ func (c *clientH1) secure() {
 		if err != nil {
 			c.detach()
 			c.close()
+			if x == nil {
+				c.endpoint.warming.Add(-1)
+				return
+			}
 			x.upstreamFailed(tlsError(err))
 			return
 		}
-		c.expect(x)
-		x.connected()
+		c.serve(x)
 	})
 }
 

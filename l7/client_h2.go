@@ -2,7 +2,6 @@ package l7
 
 import (
 	"errors"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -89,7 +88,7 @@ func (t *thread) roomH2(e *endpoint, limits *lb.PoolLimits) (*clientH2, *Error) 
 func (t *thread) dialH2(e *endpoint, limits *lb.PoolLimits, g *groupH2) (*clientH2, error) {
 	now := t.loop.Now()
 	c := &clientH2{thread: t, endpoint: e, group: g, limits: limits, born: now, heard: now, quiet: now}
-	c.maxAge = limits.MaxAge - time.Duration(rand.Int64N(int64(limits.MaxAge/10)+1))
+	c.maxAge = jittered(limits.MaxAge)
 	if err := c.socket.Dial(t.loop, e.addr, e.path, c); err != nil {
 		return nil, err
 	}

@@ -33,9 +33,10 @@ type endpoint struct {
 	secure  *clientTLS     // nil: plain
 	retired atomic.Bool    // no configuration names it any more
 
-	open   atomic.Int64 // connections, idle ones included
-	idle   atomic.Int64
-	shards []shard // one per thread
+	open    atomic.Int64 // connections, idle ones included
+	idle    atomic.Int64
+	warming atomic.Int64 // connections under way that nobody waits for
+	shards  []shard      // one per thread
 
 	pending atomic.Int64  // requests that wait for room, in all queues
 	asked   atomic.Uint32 // whose turn it is to be asked

@@ -293,7 +293,7 @@ func (s *serverH1) moveTunnel(x *exchange) bool {
 
 // move gives both connections away.
 func (p *tcpProxy) move() bool {
-	if p.over || p.backend == nil || !p.near.conn.Movable() || !p.far.conn.Movable() {
+	if p.over || p.queued != nil || p.backend == nil || !p.near.conn.Movable() || !p.far.conn.Movable() {
 		return false
 	}
 	kind := handedTCP

@@ -7,6 +7,14 @@ import (
 	"github.com/cirque-lb/lb"
 )
 
+// waiter waits for room at a backend: a request, or a connection of a TCP proxy.
+type waiter interface {
+	waitsAt() *endpoint
+	tryAgain() bool // it waits no more
+}
+
+func (x *exchange) waitsAt() *endpoint { return x.session.Backend.endpoint }
+
 // queue holds a thread's requests that wait for room at a backend, which has
 // all the connections or requests that it may have. Its fields are the thread's,
 // but for the atomic ones. endpoint.pending bounds all threads' queues.
@@ -16,8 +24,8 @@ import (
 // a last time, and room is there before pending is looked at.
 type queue struct {
 	thread  *thread
-	waiting []*exchange // first come, first served
-	woken   bool        // among the loop's things to do
+	waiting []waiter // first come, first served
+	woken   bool     // among the loop's things to do
 	count   atomic.Int32
 	posted  atomic.Bool // a sibling's thread was told
 }
@@ -39,32 +47,44 @@ func (b *Backend) hasRoom() bool {
 
 // enqueue makes x wait for room at b, if there is a place in the queue.
 func (x *exchange) enqueue(b *Backend) bool {
-	e, limits := b.endpoint, &b.pool.Config.Connections
-	if e.pending.Add(1) > int64(limits.Pending) {
-		e.pending.Add(-1)
-		x.thread.tally.event("lbd_upstream_pending_total", "pool", b.pool.Name(), "outcome", "full")
+	if x.queued = x.thread.enqueue(x, b); x.queued == nil {
 		return false
 	}
-	q := &e.queues[x.thread.index]
-	q.thread = x.thread
-	q.waiting = append(q.waiting, x)
-	q.count.Add(1)
-	x.queued = q
-	x.arm(waitRoom, limits.ConnectTimeout)
-	q.wake()
+	x.arm(waitRoom, b.pool.Config.Connections.ConnectTimeout)
 	return true
+}
+
+// enqueue finds w a place in b's queue; nil: there is none.
+func (t *thread) enqueue(w waiter, b *Backend) *queue {
+	e := b.endpoint
+	if e.pending.Add(1) > int64(b.pool.Config.Connections.Pending) {
+		e.pending.Add(-1)
+		t.tally.event("lbd_upstream_pending_total", "pool", b.pool.Name(), "outcome", "full")
+		return nil
+	}
+	q := &e.queues[t.index]
+	if q.thread == nil { // once: siblings read it when there is a count
+		q.thread = t
+	}
+	q.waiting = append(q.waiting, w)
+	q.count.Add(1)
+	q.wake()
+	return q
 }
 
 // leaveQueue takes x out, however it ended.
 func (x *exchange) leaveQueue(outcome string) {
-	q, b := x.queued, x.session.Backend
+	x.queued.leave(x, x.session.Backend, outcome)
 	x.queued = nil
-	if i := slices.Index(q.waiting, x); i >= 0 {
+}
+
+func (q *queue) leave(w waiter, b *Backend, outcome string) {
+	if i := slices.Index(q.waiting, w); i >= 0 {
 		q.waiting = slices.Delete(q.waiting, i, i+1)
 	}
 	q.count.Add(-1)
 	b.endpoint.pending.Add(-1)
-	x.thread.tally.event("lbd_upstream_pending_total", "pool", b.pool.Name(), "outcome", outcome)
+	q.thread.tally.event("lbd_upstream_pending_total", "pool", b.pool.Name(), "outcome", outcome)
 }
 
 // freed says, on t, that there may be room at e.
@@ -103,9 +123,9 @@ func (q *queue) wake() {
 func (q *queue) RunLater() {
 	q.woken = false
 	for len(q.waiting) > 0 {
-		x := q.waiting[0]
-		e := x.session.Backend.endpoint
-		if !x.tryAgain() {
+		w := q.waiting[0]
+		e := w.waitsAt()
+		if !w.tryAgain() {
 			return
 		}
 		if len(q.waiting) == 0 {

@@ -155,3 +155,93 @@ func (l *lab) until(f func() bool) {
 		}
 	}
 }
+
+// A TCP backend has as many connections as it may have; others wait, or are
+// given to somebody else.
+func TestTCPConnectionsWaitForRoomAtTheirBackend(t *testing.T) {
+	for _, limits := range []string{"per_backend: 1", "requests: 1"} {
+		o := startOrigin(t, func(c *peer) { c.say("hello\n"); c.rest() })
+		l := startLab(t, labOptions{}, strings.Replace(tcpTo(o.addr), "backends:", "connections: { "+limits+", pending: 1 }, backends:", 1))
+		first, second := l.dial(), l.dial()
+		if got := first.line(); got != "hello" {
+			t.Fatalf("%s: got %q", limits, got)
+		}
+		l.until(func() bool { return l.pending() == 1 })
+		l.dial().ended(t) // no place in the queue
+		first.Close()
+		if got := second.line(); got != "hello" {
+			t.Errorf("%s: who waited got %q", limits, got)
+		}
+		third := l.dial()
+		l.until(func() bool { return l.pending() == 1 })
+		third.Close() // does not wait
+		second.Close()
+		l.until(func() bool { return l.pending() == 0 && l.proxy.Stats().Connections == 0 })
+		on(l, func() {})
+		if b := l.proxy.Stats().Backends[0]; b.Active != 0 || b.Connections != 0 {
+			t.Errorf("%s: %+v is left", limits, b)
+		}
+		if got := l.pendingOutcomes(); got["served"] < 1 || got["full"] == 0 {
+			t.Errorf("%s: %v", limits, got)
+		}
+	}
+}
+
+func TestATCPConnectionWaitsOnlySoLong(t *testing.T) {
+	o := startOrigin(t, func(c *peer) { c.say("hello\n"); c.rest() })
+	l := startLab(t, labOptions{}, strings.Replace(tcpTo(o.addr), "backends:", "connections: { per_backend: 1, connect_timeout: 100ms }, backends:", 1))
+	l.dial().line()
+	l.dial().ended(t)
+	if got := l.pendingOutcomes(); got["timeout"] != 1 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// The balancer that goes by latency knows how long a TCP backend takes to accept.
+func TestEWMAHearsOfTCPBackends(t *testing.T) {
+	o := startOrigin(t, func(c *peer) { c.say("hello\n"); c.rest() })
+	l := startLab(t, labOptions{}, strings.Replace(tcpTo(o.addr, deadPort(t)), "backends:", "balance: ewma, backends:", 1))
+	for range 20 {
+		if got := l.dial().line(); got != "hello" {
+			t.Fatalf("got %q", got)
+		}
+	}
+	v := l.proxy.view.Load()
+	good, bad := v.byName["app"].Backends[0].load, v.byName["app"].Backends[1].load
+	on(l, func() {
+		now := l.proxy.threads[0].loop.Now()
+		if g, b := good.latency.Seconds(now), bad.latency.Seconds(now); g == 0 || bad.failures.Load() > 0 && b < g {
+			t.Errorf("latency of the good one %v, of the dead one %v", g, b)
+		}
+	})
+	if n := bad.failures.Load(); n > 10 {
+		t.Errorf("the dead one was tried %d times of 20", n)
+	}
+}
+
+// Connections of one age would all end in one moment.
+func TestMaxAgeIsSpread(t *testing.T) {
+	o := startOrigin(t, func(c *peer) { c.rest() })
+	l := startLab(t, labOptions{}, limited("max_age: 100s", o.addr))
+	b := l.proxy.view.Load().byName["app"].Backends[0]
+	seen := map[time.Duration]bool{}
+	for range 50 {
+		on(l, func() {
+			x := l.proxy.threads[0].exchange(nil)
+			x.session.Request = &Request{}
+			c, err := l.proxy.threads[0].dialH1(x, b)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if c.maxAge < 90*time.Second || c.maxAge > 100*time.Second {
+				t.Errorf("%v of 100s", c.maxAge)
+			}
+			seen[c.maxAge] = true
+			c.close()
+		})
+	}
+	if len(seen) < 40 {
+		t.Errorf("%d ages of 50", len(seen))
+	}
+}

@@ -21,6 +21,8 @@ type tcpProxy struct {
 	view    *view
 	backend *Backend
 	tried   []int
+	queued  *queue // where it waits for room at its backend; nil: it does not
+	dialed  time.Duration
 	near    tcpEnd // the client's
 	far     tcpEnd // the backend's
 	timer   loop.Timer
@@ -54,8 +56,9 @@ func (t *thread) serveTCP(fd int, c *client, l *listener) {
 	p.connect()
 }
 
-// connect dials the next backend; Connected follows.
+// connect dials the next backend, or waits for room at it; Connected follows.
 func (p *tcpProxy) connect() {
+	e := &Error{Source: FromUpstream, Reason: lb.ConnectFailed}
 	for len(p.tried) < maxTCPAttempts {
 		b := p.view.pick(p.thread, p.pool, p, &p.tried)
 		if b == nil {
@@ -63,24 +66,72 @@ func (p *tcpProxy) connect() {
 			return
 		}
 		p.backend = b
-		b.load.begin()
-		err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far)
-		if err == nil {
-			b.endpoint.open.Add(1)
+		if b.endpoint.queues[p.thread.index].count.Load() == 0 && p.room() {
+			if e = p.dial(); e == nil {
+				return
+			}
+			if e.Reason != lb.ConnectFailed { // it is not the backend: another one would meet the same
+				p.end(e)
+				return
+			}
+			continue
+		}
+		if p.queued = p.thread.enqueue(p, b); p.queued != nil {
 			p.thread.loop.Set(&p.timer, p.pool.Config.Connections.ConnectTimeout, p)
 			return
 		}
-		if e := dialError(err); e.Reason != lb.ConnectFailed {
-			b.load.end()
-			p.backend = nil
-			p.end(e)
-			return
+		p.backend, e = nil, &Error{Reason: lb.Overload}
+	}
+	p.end(e)
+}
+
+// room reports whether the backend may have one more connection.
+func (p *tcpProxy) room() bool {
+	b := p.backend
+	return b.hasRoom() && b.endpoint.open.Load() < int64(p.pool.Config.Connections.PerBackend)
+}
+
+// dial starts to connect to the backend, if that is possible at all.
+func (p *tcpProxy) dial() *Error {
+	b := p.backend
+	b.load.begin()
+	p.dialed = p.thread.loop.Now()
+	if err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far); err != nil {
+		e := dialError(err)
+		if e.Reason == lb.ConnectFailed {
+			p.failed()
 		}
-		p.failed()
 		b.load.end()
 		p.backend = nil
+		return e
 	}
-	p.end(&Error{Source: FromUpstream, Reason: lb.ConnectFailed})
+	b.endpoint.open.Add(1)
+	p.thread.loop.Set(&p.timer, p.pool.Config.Connections.ConnectTimeout, p)
+	return nil
+}
+
+// waitsAt and tryAgain make it a waiter.
+func (p *tcpProxy) waitsAt() *endpoint { return p.backend.endpoint }
+
+func (p *tcpProxy) tryAgain() bool {
+	if !p.room() {
+		return false
+	}
+	p.leaveQueue("served")
+	switch e := p.dial(); {
+	case e == nil:
+	case e.Reason == lb.ConnectFailed:
+		p.connect()
+	default:
+		p.end(e)
+	}
+	return true
+}
+
+func (p *tcpProxy) leaveQueue(outcome string) {
+	p.queued.leave(p, p.backend, outcome)
+	p.queued = nil
+	p.thread.loop.Stop(&p.timer)
 }
 
 // key: a connection has nothing but its client to go by.
@@ -93,8 +144,10 @@ func (p *tcpProxy) key(c *lb.HashKey) (uint64, bool) {
 
 // failed counts a backend that could not be connected to.
 func (p *tcpProxy) failed() {
-	p.backend.load.failed()
-	p.backend.judge(p.thread, true)
+	b, now := p.backend, p.thread.loop.Now()
+	b.load.failed()
+	b.heard(now, max(now-p.dialed, failureLatency))
+	b.judge(p.thread, true)
 }
 
 // Connected joins the two ends, or goes on to another backend.
@@ -107,6 +160,8 @@ func (e *tcpEnd) Connected(err error) {
 		p.connect()
 		return
 	}
+	now := p.thread.loop.Now()
+	p.backend.heard(now, now-p.dialed) // of a connection that is all there is to go by
 	p.backend.judge(p.thread, false)
 	if p.pool.Config.ProxyProtocol != "" {
 		p.far.conn.Write(appendProxyHeader(nil, p.client.peer, p.client.local))
@@ -160,6 +215,12 @@ func (e *tcpEnd) Ended(err error) {
 
 // Expired: no connection in time, or silence for too long.
 func (p *tcpProxy) Expired(*loop.Timer) {
+	if p.queued != nil {
+		p.leaveQueue("timeout")
+		p.backend = nil
+		p.end(&Error{Reason: lb.Overload})
+		return
+	}
 	if p.near.taken == 0 && p.far.taken == 0 && p.far.conn.Connecting() {
 		p.failed()
 		p.far.conn.Close()
@@ -186,6 +247,10 @@ func (p *tcpProxy) end(e *Error) {
 	p.over = true
 	p.thread.loop.Stop(&p.timer)
 	p.record(e)
+	if p.queued != nil { // the client did not wait
+		p.leaveQueue("gone")
+		p.backend = nil
+	}
 	if p.backend != nil {
 		if e == nil {
 			p.far.conn.Finish()

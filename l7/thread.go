@@ -24,6 +24,7 @@ type thread struct {
 	clients   clientList
 	active    []*exchange       // those under way
 	copies    int               // mirrored ones among them
+	warming   []*clientH1       // connections under way that nobody waits for
 	listeners map[int]*acceptor // by descriptor
 	sweeper   loop.Timer
 	date      dateCache
@@ -64,6 +65,7 @@ func (t *thread) Expired(*loop.Timer) {
 	for _, e := range *t.proxy.endpointList.Load() {
 		e.sweep(t)
 	}
+	t.warm()
 	t.loop.Set(&t.sweeper, sweepEvery, t)
 }
 
