@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -139,12 +140,18 @@ func (r *rig) backend(args []string) {
 	r.ts.Setenv(args[0], l.Addr().String())
 }
 
-// port NAME finds a free port of loopback.
+// port NAME finds a free port of loopback, of those that the kernel gives to
+// nobody by itself.
 func (r *rig) port(args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	r.ts.Check(err)
-	r.ts.Setenv(args[0], l.Addr().String())
-	l.Close()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			r.ts.Setenv(args[0], l.Addr().String())
+			l.Close()
+			return
+		}
+	}
+	r.ts.Fatalf("no free port")
 }
 
 var variable = regexp.MustCompile(`\$\w+`)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -251,16 +252,20 @@ func documentOn(ports ...int) string {
 	return text + "routes:\n  - pool: p\npools:\n  p: { backends: [\"127.0.0.1:1\"] }\n"
 }
 
-// freePort returns a port that nothing listens on. Somebody may take it before
-// we do; the tests that need a number in advance live with that.
+// freePort is one that the kernel gives to nobody by itself: one of those could
+// be taken by any connection before the fleet listens.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
 
 func bound(f *Fleet) map[string]string {
