@@ -19,12 +19,11 @@ func keepCrash() int {
 	if err != nil {
 		return 0
 	}
-	f := os.NewFile(uintptr(fd), "crash")
-	if debug.SetCrashOutput(f, debug.CrashOptions{}) != nil { // it makes a duplicate of its own
-		f.Close()
+	if debug.SetCrashOutput(os.Stderr, debug.CrashOptions{}) != nil { // it makes a duplicate of its own
+		unix.Close(fd)
 		return 0
 	}
-	return fd
+	return fd // bare: an os.File would close it when it is collected
 }
 
 // lastLog opens the first log of an adopted worker; nil: it cannot be had.
