@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/cirque-lb/lb/cmd/internal/admin"
-	"github.com/cirque-lb/lb/l7/filter"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -24,6 +22,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/l7/filter"
 )
 
 // The test binary is also lbd: it runs as supervisor and, from there, as worker.
@@ -198,30 +201,27 @@ func (s *site) killSupervisors() {
 	}
 }
 
-// killWorkers ends those that a killed supervisor left.
+// killWorkers ends whoever serves a worker's socket in our run_dir: those that a
+// killed supervisor left, too.
 func (s *site) killWorkers() {
-	texts, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, path := range texts {
-		pid := strings.Split(path, "/")[2]
-		cmd, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-		fds, _ := filepath.Glob("/proc/" + pid + "/fd/*")
-		if !bytes.Contains(cmd, []byte("worker\x00--crew")) || len(fds) == 0 {
+	sockets, _ := filepath.Glob(filepath.Join(s.dir, "run", "*"))
+	for _, path := range sockets {
+		c, err := net.Dial("unix", path)
+		if err != nil {
 			continue
 		}
-		unix, _ := os.ReadFile("/proc/net/unix")
-		for line := range strings.Lines(string(unix)) {
-			f := strings.Fields(line)
-			if len(f) < 8 || !strings.HasPrefix(f[7], s.dir+"/") {
-				continue
+		raw, _ := c.(*net.UnixConn).SyscallConn()
+		raw.Control(func(fd uintptr) {
+			peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+			if err != nil {
+				return
 			}
-			for _, fd := range fds {
-				if target, _ := os.Readlink(fd); target == "socket:["+f[6]+"]" {
-					var n int
-					fmt.Sscan(pid, &n)
-					syscall.Kill(n, syscall.SIGKILL)
-				}
+			cmd, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", peer.Pid))
+			if bytes.Contains(cmd, []byte("worker\x00--crew")) {
+				syscall.Kill(int(peer.Pid), syscall.SIGKILL)
 			}
-		}
+		})
+		c.Close()
 	}
 }
 
