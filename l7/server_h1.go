@@ -74,7 +74,8 @@ type turnH1 struct {
 
 func (t *turnH1) reset() {
 	if t.head = t.head[:0]; cap(t.head) > keepHead {
-		t.head = nil
+		*t = turnH1{} // what was parsed points into it
+		return
 	}
 	if !t.whole {
 		t.parsed.Reset() // else the next Parse does it

@@ -89,7 +89,7 @@ func (t *thread) recycle(x *exchange) {
 	if x.reply != nil {
 		t.answers.put(x.reply)
 	}
-	if len(t.exchanges) >= maxSpare || cap(x.text) > 4<<10 {
+	if len(t.exchanges) >= maxSpare || cap(x.text) > 4<<10 || cap(x.request.parsed) > keepHead {
 		t.loop.Stop(&x.timer)
 		return
 	}
@@ -211,7 +211,8 @@ const keepHead = 8 << 10
 
 func (a *answerH1) reset() {
 	if a.head = a.head[:0]; cap(a.head) > keepHead {
-		a.head = nil
+		*a = answerH1{} // what was parsed points into it
+		return
 	}
 	if !a.whole {
 		a.parsed.Reset()
