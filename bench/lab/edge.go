@@ -87,7 +87,7 @@ type nodeStatus struct {
 	Self   bool   `json:"self"`
 	Ready  bool   `json:"ready"`
 	Listed bool   `json:"listed"`
-	InSync bool   `json:"in_sync"`
+	View   uint16 `json:"view"`
 	Weight int    `json:"weight"`
 }
 

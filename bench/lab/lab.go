@@ -100,8 +100,9 @@ func (l *lab) startLoad(ctx context.Context) error {
 	return l.until(ctx, settleTime, "the load takes orders", func() error { return l.load.do("/flows", order{}, nil) })
 }
 
-// agreed is nil when every node sees every node listed, ready and in sync, with
-// every worker ready and every backend up.
+// agreed is nil when every node sees every node listed, ready and of its own view
+// of the epochs, with every worker ready and every backend up. Their objects are
+// never the same: each file puts its node's name into answers.
 func (l *lab) agreed() error {
 	nodes := l.role("node")
 	for _, m := range nodes {
@@ -110,14 +111,18 @@ func (l *lab) agreed() error {
 			return fmt.Errorf("%s: %w", m.Name, err)
 		}
 		in := 0
+		self := slices.IndexFunc(s.Nodes, func(n nodeStatus) bool { return n.Self })
+		if self < 0 {
+			return fmt.Errorf("%s does not see itself", m.Name)
+		}
 		for _, n := range s.Nodes {
-			if n.Ready && n.Listed && n.Weight > 0 && (n.Self || n.InSync) {
+			if n.Ready && n.Listed && n.Weight > 0 && n.View == s.Nodes[self].View {
 				in++
 			}
 		}
 		switch {
 		case in != len(nodes):
-			return fmt.Errorf("%s sees %d of %d nodes ready, listed and in sync", m.Name, in, len(nodes))
+			return fmt.Errorf("%s sees %d of %d nodes ready, listed and of one view", m.Name, in, len(nodes))
 		case !s.allReady(l.processes()):
 			return fmt.Errorf("%s: not all workers are ready: %+v", m.Name, s.Workers)
 		case slices.ContainsFunc(s.Pools, func(p poolStatus) bool { return p.Usable < p.Backends }):
