@@ -32,6 +32,7 @@ import (
 // The test binary is also lbd: it runs as supervisor and, from there, as worker.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "agent", "bogus"}, os.Args[1]) {
+		failSyncs()
 		Main("", filter.All)
 		return
 	}
@@ -45,6 +46,11 @@ type site struct {
 	port int
 	pool []string
 	out  *safeBuffer
+
+	enter       []string // a command that runs what follows it elsewhere
+	environment []string // besides our own
+	uid         uint32   // who lbd is; 0: who we are
+	binary      string   // what lbd is; "": we
 }
 
 func newSite(t *testing.T) *site {
@@ -118,8 +124,16 @@ func (s *site) command(args ...string) *exec.Cmd {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	c := exec.Command(binary, args...)
+	if s.binary != "" {
+		binary = s.binary
+	}
+	all := slices.Concat(s.enter, []string{binary}, args)
+	c := exec.Command(all[0], all[1:]...)
 	c.Stdout, c.Stderr = s.out, s.out
+	c.Env = append(os.Environ(), s.environment...)
+	if s.uid != 0 {
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: s.uid, Gid: s.uid}}
+	}
 	return c
 }
 
@@ -255,6 +269,13 @@ func (s *site) loadOver(clients int, config *tls.Config) *load {
 	if config != nil {
 		url = strings.Replace(url, "http:", "https:", 1)
 	}
+	return newLoad(clients, config, url)
+}
+
+// loadAt is a client's load at a path.
+func (s *site) loadAt(path string) *load { return newLoad(1, nil, s.url()+path) }
+
+func newLoad(clients int, config *tls.Config, url string) *load {
 	l := &load{stop: make(chan struct{})}
 	for i := range clients {
 		l.clients.Go(func() {

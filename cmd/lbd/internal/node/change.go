@@ -302,7 +302,8 @@ func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, err
 	})
 	switch {
 	case unsaved != nil:
-		return built, because(unsaved, Unwritable, "make room or give lbd the right to write there", "the change cannot be kept. %s", unchanged(now.generation))
+		n.unwritten(unsaved)
+		return built, &Error{Kind: Unwritable, Text: fmt.Sprintf("the change cannot be kept: %v. %s", unsaved, unchanged(now.generation)), Hint: writeHint, Err: unsaved}
 	case err != nil:
 		return built, &Error{Kind: Unbuilt, Text: fmt.Sprintf("the workers refuse it: %v. %s", strings.TrimRight(err.Error(), "."), unchanged(now.generation)), Err: err, Workers: built}
 	}
@@ -317,7 +318,7 @@ func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, err
 		if then.generation == now.generation {
 			return
 		}
-		n.saving, n.loading = nil, nil // the disk is well again
+		n.saving, n.loading, n.disk.err = nil, nil, nil // the disk is well again
 		n.noteFiles(nil)
 		n.acceptedHere(e)
 		n.event(e.event(then.generation))

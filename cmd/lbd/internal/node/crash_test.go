@@ -102,10 +102,11 @@ func TestDieWhileSaving(t *testing.T) {
 		t.Skip("the child of TestAKillAtAnyStepOfASaveLosesNothing")
 	}
 	step := 0
-	passed = func(string) {
+	passed = func(string) error {
 		if step++; step == last {
 			syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
+		return nil
 	}
 	s := store{os.Getenv("NODE_TEST_DIR")}
 	for i, save := range saves {
@@ -145,6 +146,52 @@ func TestAKillAtAnyStepOfASaveLosesNothing(t *testing.T) {
 			}
 			t.Logf("%d steps", step-1)
 			return
+		}
+	}
+}
+
+// A disk that fails at any step of a write has the save refused, and the state
+// stays what it was; one that goes on failing, too.
+func TestAnErrorAtAnyStepOfASaveLeavesTheStateBefore(t *testing.T) {
+	want := states(t)
+	defer func() { passed = func(string) error { return nil } }()
+	for _, forever := range []bool{false, true} {
+		for failing := 1; ; failing++ {
+			s := store{t.TempDir()}
+			step, at, refused := 0, "", 0
+			passed = func(what string) error {
+				if step++; step == failing || forever && step > failing {
+					at = what
+					return syscall.EIO
+				}
+				return nil
+			}
+			expected := want[0]
+			for i, save := range saves {
+				err := save.do(s)
+				switch {
+				case err == nil:
+					expected = want[i+1]
+				case !errors.Is(err, syscall.EIO):
+					t.Fatalf("%s, at %q: %v", save.name, at, err)
+				}
+				if err == nil {
+					continue
+				}
+				refused++
+				got, told := held(t, s)
+				if got != expected || told != nil {
+					t.Errorf("%s was refused at %q: the state is %q (%v), want %q", save.name, at, got, told, expected)
+				}
+				if !forever {
+					break
+				}
+			}
+			litter(t, s.dir)
+			if refused == 0 {
+				t.Logf("%d steps", failing-1)
+				break
+			}
 		}
 	}
 }

@@ -30,6 +30,7 @@ type State struct {
 	reverted *Generation
 	refused  error    // why the file does not run; the current generation does instead
 	told     []string // what was wrong in data_dir
+	unlocked error    // why data_dir is not locked: nothing can be kept in it
 }
 
 // Config is the configuration that will run first: what main opens the fleet,
@@ -124,14 +125,13 @@ func (s *State) openStore(dir string) error {
 }
 
 func (s *State) lockDir() error {
-	if err := os.MkdirAll(s.store.dir, 0o700); err != nil {
-		s.told = append(s.told, fmt.Sprintf("%v; changes cannot be kept", err))
+	if s.unlocked = os.MkdirAll(s.store.dir, 0o700); s.unlocked != nil {
 		return nil
 	}
 	path := filepath.Join(s.store.dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		s.told = append(s.told, fmt.Sprintf("%v; changes cannot be kept", err))
+		s.unlocked = err
 		return nil
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {

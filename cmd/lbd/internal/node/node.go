@@ -96,6 +96,7 @@ type Node struct {
 	mute      []netip.Addr         // peers whose datapath did not answer at the last look
 	retention
 	troubles
+	disk diskState
 
 	// What the discovery found, as data_dir has it; used by who may change
 	// the configuration.
@@ -172,6 +173,7 @@ func New(o Options) (*Node, error) {
 		serving: make(chan struct{}), stopped: make(chan struct{}),
 		changes: newGate(), orders: newGate(),
 		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
+		disk: diskState{err: o.State.unlocked},
 	}
 	n.running = running{source: o.State.source, generation: o.State.current.Generation, listed: c, config: c, trial: o.State.trial}
 	if o.Events != "" {
@@ -266,6 +268,7 @@ func (n *Node) tick() bool {
 	changed = n.tickDrain() || changed
 	changed = n.tickListeners() || changed
 	n.tickFound()
+	n.tickDisk()
 	n.tickTrial()
 	changed = n.tickCertificates() || changed
 	changed = n.tickHere() || changed

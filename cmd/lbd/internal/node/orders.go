@@ -88,7 +88,8 @@ func (n *Node) order(ctx context.Context, a Asked, next func(*Snapshot) (Overlay
 		return err
 	}
 	if err := n.store.writeOverlay(overlay); err != nil {
-		return because(err, Unwritable, "make room or give lbd the right to write there", "the order cannot be kept, so it is not carried out")
+		n.unwritten(err)
+		return because(err, Unwritable, writeHint, "the order cannot be kept, so it is not carried out")
 	}
 	defer n.stats.forget()
 	return n.do(func() {

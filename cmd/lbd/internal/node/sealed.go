@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -31,21 +32,50 @@ func writeSealed(path string, v any) error {
 	}
 	sum := sha256.Sum256(body)
 	text := append([]byte(sealPrefix+hex.EncodeToString(sum[:])+"\n"), body...)
-	fresh := path + ".new"
-	if err := writeSynced(fresh, text); err != nil {
-		os.Remove(fresh)
+	before, err := readBounded(path, maxSealed)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := putSynced(path, text); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(fresh, path); err != nil {
-		os.Remove(fresh)
-		return fmt.Errorf("write %s: %w", path, err)
+	if err = passed("renamed " + filepath.Base(path)); err == nil {
+		err = syncDir(filepath.Dir(path))
 	}
-	passed("renamed " + filepath.Base(path))
-	return syncDir(filepath.Dir(path))
+	if err != nil {
+		// It is said not to be kept, so it must not be found by the next start.
+		if before == nil {
+			return errors.Join(err, os.Remove(path))
+		}
+		return errors.Join(err, putBack(path, before))
+	}
+	return nil
 }
 
-// passed is told of each step of a write; tests die there.
-var passed = func(step string) {}
+// putSynced makes text the content of path: by a rename, of what the disk has.
+func putSynced(path string, text []byte) error {
+	fresh := path + ".new"
+	err := writeSynced(fresh, text)
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err != nil {
+		os.Remove(fresh)
+	}
+	return err
+}
+
+// putBack gives a file its content from before, on a disk that has just failed:
+// it asks nothing of it that may fail again.
+func putBack(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// passed is told of each step of a write; tests die there, or have it fail.
+var passed = func(step string) error { return nil }
 
 // writeSynced writes a new file and has the disk keep it.
 func writeSynced(path string, text []byte) error {
@@ -54,17 +84,23 @@ func writeSynced(path string, text []byte) error {
 		return err
 	}
 	defer f.Close()
-	passed("created " + filepath.Base(path))
+	if err := passed("created " + filepath.Base(path)); err != nil {
+		return err
+	}
 	for _, part := range [][]byte{text[:len(text)/2], text[len(text)/2:]} {
 		if _, err := f.Write(part); err != nil {
 			return err
 		}
-		passed("wrote a part of " + filepath.Base(path))
+		if err := passed("wrote a part of " + filepath.Base(path)); err != nil {
+			return err
+		}
 	}
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	passed("synced " + filepath.Base(path))
+	if err := passed("synced " + filepath.Base(path)); err != nil {
+		return err
+	}
 	return f.Close()
 }
 
@@ -75,7 +111,11 @@ func syncDir(dir string) error {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	defer d.Close()
-	if err := d.Sync(); err != nil {
+	err = d.Sync()
+	if err == nil {
+		err = passed("synced the directory of " + filepath.Base(dir))
+	}
+	if err != nil {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil

@@ -113,7 +113,10 @@ func (n *Node) own() []Problem {
 		add("files", line, "mend the file: it is read again when it changes")
 	}
 	if n.saving != nil {
-		add("data_dir", "the running configuration is not kept: "+n.saving.Error(), "make room or give lbd the right to write there")
+		add("data_dir", "the running configuration is not kept: "+n.saving.Error(), writeHint)
+	}
+	if n.disk.err != nil {
+		add("data_dir", "changes and orders are refused: "+n.disk.err.Error(), writeHint)
 	}
 	if n.unreverted != nil {
 		add("config", fmt.Sprintf("generation %s was not confirmed and cannot be taken back: %s", n.running.generation, firstLine(n.unreverted.Error())),

@@ -18,6 +18,9 @@ import (
 // kept is how many generations the history holds.
 const kept = 50
 
+// writeHint is what to do about a data_dir that cannot be written.
+const writeHint = "make room or give lbd the right to write there"
+
 // Owner says where the objects of the configuration live.
 type Owner string
 

@@ -68,7 +68,7 @@ func (n *Node) Confirm(ctx context.Context, a Asked) (Applied, error) {
 		return Applied{Generation: now.generation, DryRun: true}, nil
 	}
 	if err := n.store.point(now.generation, nil); err != nil {
-		return Applied{}, because(err, Unwritable, "make room or give lbd the right to write there", "that it is confirmed cannot be kept, so generation %s stays on trial", now.generation)
+		return Applied{}, because(err, Unwritable, writeHint, "that it is confirmed cannot be kept, so generation %s stays on trial", now.generation)
 	}
 	return Applied{Generation: now.generation}, n.do(func() {
 		n.running.trial, n.unreverted = nil, nil
