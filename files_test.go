@@ -1,43 +1,25 @@
 package lb
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
-	"math/big"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // newPair is a self-signed certificate and its key, in PEM.
-func newPair(t testing.TB, name string) (cert, key []byte) {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
+func newPair(name string) (cert, key []byte) {
+	p := certtest.SelfSigned(time.Hour, name)
+	return p.Cert, p.Key
 }
 
 const filesDocument = `listeners:
@@ -84,10 +66,10 @@ func (d disk) read(name string) ([]byte, error) {
 
 func goodDisk(t *testing.T) disk {
 	d := disk{"users": []byte("user:" + rand.Text())}
-	d["a.pem"], d["a.key"] = newPair(t, "a")
-	d["b.pem"], d["b.key"] = newPair(t, "b")
-	d["ca.pem"], _ = newPair(t, "ca")
-	d[SystemCAs], _ = newPair(t, "root")
+	d["a.pem"], d["a.key"] = newPair("a")
+	d["b.pem"], d["b.key"] = newPair("b")
+	d["ca.pem"], _ = newPair("ca")
+	d[SystemCAs], _ = newPair("root")
 	return d
 }
 
@@ -223,7 +205,7 @@ func TestFilesThatAreSharedStayTogether(t *testing.T) {
 	}
 	cert := func() disk {
 		d := disk{}
-		d["a.pem"], d["key"] = newPair(t, "a")
+		d["a.pem"], d["key"] = newPair("a")
 		d["b.pem"], d["other"] = d["a.pem"], d["key"]
 		return d
 	}

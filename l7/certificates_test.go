@@ -23,9 +23,8 @@ const manyCertificates = 10_000
 // many is a configuration with 10 000 certificates, each for a name and for a
 // wildcard, and its files. Signing them takes a second, once.
 var many = sync.OnceValues(func() (*lb.Config, map[string][]byte) {
-	a := newAuthority(nil, "ca")
-	key := newKey(nil)
-	secret, err := x509.MarshalECPrivateKey(key)
+	a := newAuthority("ca")
+	secret, err := x509.MarshalECPrivateKey(a.Key)
 	if err != nil {
 		panic(err)
 	}
@@ -35,7 +34,7 @@ var many = sync.OnceValues(func() (*lb.Config, map[string][]byte) {
 	for i := range manyCertificates {
 		template := &x509.Certificate{SerialNumber: big.NewInt(int64(i)), NotAfter: time.Now().Add(time.Hour),
 			DNSNames: []string{fmt.Sprintf("shop-%d.example", i), fmt.Sprintf("*.shop-%d.example", i)}}
-		der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+		der, err := x509.CreateCertificate(rand.Reader, template, a.Certificate, &a.Key.PublicKey, a.Key)
 		if err != nil {
 			panic(err)
 		}
@@ -88,7 +87,7 @@ func TestEachOfManyNamesHasItsCertificate(t *testing.T) {
 // A name may have two certificates of different kinds: each client gets one
 // that it understands.
 func TestANameMayHaveCertificatesOfTwoKinds(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	files := map[string][]byte{}
 	files["a.pem"], files["a.key"] = a.issue("ecdsa", "a.example")
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -96,7 +95,7 @@ func TestANameMayHaveCertificatesOfTwoKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "rsa"}, NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"a.example"}}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.Certificate, &key.PublicKey, a.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,8 +120,8 @@ func number(t *testing.T, c *tls.Certificate) int64 {
 }
 
 func TestAReloadParsesWhatHasChanged(t *testing.T) {
-	a := newAuthority(t, "ca")
-	files := map[string][]byte{"ca.pem": a.pem}
+	a := newAuthority("ca")
+	files := map[string][]byte{"ca.pem": a.PEM()}
 	for _, name := range []string{"a", "b"} {
 		files[name+".pem"], files[name+".key"] = a.issue(name, name+".example")
 	}

@@ -77,11 +77,11 @@ func (l *lab) turned() {
 }
 
 func TestAProxyHeaderComesBeforeTLS(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := startOrigin(t, forwardedFor)
 	l := startSecure(t, a, labOptions{}, behind(secured("", o.addr)))
 	p := l.dial().say(v1line)
-	c := tls.Client(p.Conn, &tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	c := tls.Client(p.Conn, &tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
 	secure := &peer{t: t, Conn: c, r: bufio.NewReader(c)}
 	secure.get("/").want(t, "200", "192.0.2.1")
 }
@@ -190,7 +190,7 @@ type buffered struct {
 func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
 func TestTheProxyHeaderIsOutsideOfTLS(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	config := &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}
 	o := startOrigin(t, func(p *peer) {
 		source, _ := p.header()
@@ -201,7 +201,7 @@ func TestTheProxyHeaderIsOutsideOfTLS(t *testing.T) {
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
 		}
 	})
-	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}},
+	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.PEM()}},
 		behind(strings.Replace(telling(pool(o.addr)), "app: {", "app: { tls: { ca: ca.pem },", 1)))
 	l.dial().say(v1line).get("/").want(t, "200", "192.0.2.1")
 }

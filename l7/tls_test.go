@@ -3,17 +3,11 @@ package l7
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -27,78 +21,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/certtest"
 	"github.com/cirque-lb/lb/l7/loop"
 )
 
-// authority signs certificates for tests.
-type authority struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pem  []byte
-}
+// authority signs certificates that are good for an hour.
+type authority struct{ *certtest.Authority }
 
-func newAuthority(t testing.TB, name string) *authority {
-	a := &authority{t: t, key: newKey(t)}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.cert, _ = x509.ParseCertificate(der)
-	a.pem = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return a
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
+func newAuthority(name string) authority { return authority{certtest.New(name)} }
 
 // issue makes a certificate for names and addresses; PEM of both halves.
-func (a *authority) issue(subject string, names ...string) (cert, key []byte) {
-	k := newKey(a.t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: subject}, NotAfter: time.Now().Add(time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, n)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &k.PublicKey, a.key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(k)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+func (a authority) issue(subject string, names ...string) (cert, key []byte) {
+	p := a.Issue(time.Hour, subject, names...)
+	return p.Cert, p.Key
 }
 
-func (a *authority) pair(subject string, names ...string) tls.Certificate {
-	cert, key := a.issue(subject, names...)
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return pair
-}
-
-func (a *authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
-	return p
+func (a authority) pair(subject string, names ...string) tls.Certificate {
+	return a.Issue(time.Hour, subject, names...).TLS()
 }
 
 // secured is pool behind an https listener; more is put into its tls.
@@ -108,7 +47,7 @@ func secured(more string, backends ...string) string {
 }
 
 // startSecure runs a proxy with a certificate for a.example.
-func startSecure(t testing.TB, a *authority, o labOptions, document string) *lab {
+func startSecure(t testing.TB, a authority, o labOptions, document string) *lab {
 	if o.files == nil {
 		o.files = map[string][]byte{}
 	}
@@ -137,13 +76,13 @@ func (l *lab) dialTLS(config *tls.Config) (*peer, *tls.Conn) {
 var versions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
 func TestTLSServesHTTP1AndHTTP2(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := startOrigin(t, answering(ok))
 	l := startSecure(t, a, labOptions{threads: 2}, secured("", o.addr))
 	for name, version := range versions {
 		for _, proto := range []string{"", "http/1.1", "h2"} {
 			t.Run(name+" "+proto, func(t *testing.T) {
-				config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version}
+				config := &tls.Config{RootCAs: a.Pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version}
 				if proto != "" {
 					config.NextProtos = []string{proto}
 				}
@@ -262,12 +201,12 @@ func fileConn(t *testing.T, fd int) net.Conn {
 }
 
 func TestTLSReadsRecordsInPieces(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
 	for name, version := range versions {
 		for _, piece := range []int{1, 2, 3, 4, 5, 6, 7, 1000, 1 << 20} {
 			t.Run(fmt.Sprint(name, " ", piece), func(t *testing.T) {
-				c, _ := startEcho(t, l, piece, &tls.Config{RootCAs: a.pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version})
+				c, _ := startEcho(t, l, piece, &tls.Config{RootCAs: a.Pool(), ServerName: "a.example", MinVersion: version, MaxVersion: version})
 				sizes := []int{1, 100, 1 << 10}
 				if piece >= 1000 {
 					sizes = append(sizes, 16<<10, 1<<20)
@@ -289,7 +228,7 @@ func TestTLSReadsRecordsInPieces(t *testing.T) {
 }
 
 func TestTLSTellsTruncationFromTheEnd(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
 	for _, c := range []struct {
 		name   string
@@ -297,7 +236,7 @@ func TestTLSTellsTruncationFromTheEnd(t *testing.T) {
 		want   error
 	}{{"close_notify", true, io.EOF}, {"a mere FIN", false, errTruncated}} {
 		t.Run(c.name, func(t *testing.T) {
-			conn, e := startEcho(t, l, 5, &tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+			conn, e := startEcho(t, l, 5, &tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
 			conn.Write([]byte("hello"))
 			io.ReadFull(conn, make([]byte, 5))
 			if c.notify {
@@ -312,7 +251,7 @@ func TestTLSTellsTruncationFromTheEnd(t *testing.T) {
 }
 
 func TestTLSChoosesCertificatesByName(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	files := map[string][]byte{}
 	for name, names := range map[string][]string{"a": {"a.example"}, "b": {"b.example", "*.b.example"}, "c": {"www.b.example"}} {
 		files[name+".pem"], files[name+".key"] = a.issue(name, names...)
@@ -330,13 +269,13 @@ func TestTLSChoosesCertificatesByName(t *testing.T) {
 }
 
 func TestTLSDemandsClientCertificates(t *testing.T) {
-	a, clients, strangers := newAuthority(t, "ca"), newAuthority(t, "clients"), newAuthority(t, "strangers")
+	a, clients, strangers := newAuthority("ca"), newAuthority("clients"), newAuthority("strangers")
 	seen := make(chan string, 8)
 	look := Filter{Request: func(s *Session) (*Response, error) { seen <- s.Request.Certificate; return nil, nil }}
 	o := startOrigin(t, answering(ok))
 	document := strings.Replace(secured(", client_ca: ca.pem", o.addr), "pool: app", "filters: [look], pool: app", 1)
-	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": clients.pem}, filters: map[string]Filter{"look": look}}, document)
-	base := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": clients.PEM()}, filters: map[string]Filter{"look": look}}, document)
+	base := &tls.Config{RootCAs: a.Pool(), ServerName: "a.example"}
 
 	good := base.Clone()
 	good.Certificates = []tls.Certificate{clients.pair("me")}
@@ -363,7 +302,7 @@ func TestTLSDemandsClientCertificates(t *testing.T) {
 }
 
 func TestTLSRefusesOldVersionsAndPlainText(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured(`, min_version: "1.3"`, "127.0.0.1:9"))
 	raw, err := net.Dial("tcp", l.addr)
 	if err != nil {
@@ -390,7 +329,7 @@ func (p *peer) refused(t testing.TB) {
 }
 
 func TestTLSHandshakesEndInTime(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
 	quick := usualTimes
 	quick.handshake = 50 * time.Millisecond
@@ -413,12 +352,12 @@ func (l *lab) settled() {
 }
 
 func TestTLSSessionsOutliveReloadsAndProxies(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := startOrigin(t, answering(ok))
-	files := map[string][]byte{"ca.pem": a.pem}
+	files := map[string][]byte{"ca.pem": a.PEM()}
 	one := startSecure(t, a, labOptions{files: files}, secured("", o.addr))
 	two := startSecure(t, a, labOptions{files: files}, secured("", o.addr))
-	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example", ClientSessionCache: tls.NewLRUClientSessionCache(8), Certificates: []tls.Certificate{a.pair("me")}}
+	config := &tls.Config{RootCAs: a.Pool(), ServerName: "a.example", ClientSessionCache: tls.NewLRUClientSessionCache(8), Certificates: []tls.Certificate{a.pair("me")}}
 	resumes := func(l *lab) bool {
 		p, c := l.dialTLS(config)
 		p.get("/").want(t, "200", "ok")
@@ -464,10 +403,10 @@ func toSecure(tlsKeys, protocol string, backends ...string) string {
 }
 
 func TestTLSToBackends(t *testing.T) {
-	a, clients, strangers := newAuthority(t, "ca"), newAuthority(t, "clients"), newAuthority(t, "strangers")
+	a, clients, strangers := newAuthority("ca"), newAuthority("clients"), newAuthority("strangers")
 	var mu sync.Mutex
 	var names []string
-	config := &tls.Config{Certificates: []tls.Certificate{a.pair("o", "origin.example", "127.0.0.1")}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients.pool(), NextProtos: []string{"http/1.1"}}
+	config := &tls.Config{Certificates: []tls.Certificate{a.pair("o", "origin.example", "127.0.0.1")}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients.Pool(), NextProtos: []string{"http/1.1"}}
 	o := secureOrigin(t, config, func(p *peer, c *tls.Conn) {
 		s := c.ConnectionState()
 		name := s.ServerName
@@ -479,7 +418,7 @@ func TestTLSToBackends(t *testing.T) {
 		mu.Unlock()
 		answering(ok)(p)
 	})
-	files := map[string][]byte{"ca.pem": a.pem, "strangers.pem": strangers.pem, lb.SystemCAs: a.pem}
+	files := map[string][]byte{"ca.pem": a.PEM(), "strangers.pem": strangers.PEM(), lb.SystemCAs: a.PEM()}
 	files["c.pem"], files["c.key"] = clients.issue("lb")
 	for _, c := range []struct{ name, tls, status, seen string }{
 		{"by address", " ca: ca.pem ", "200", ""},
@@ -507,16 +446,16 @@ func TestTLSToBackends(t *testing.T) {
 }
 
 func TestTLSToBackendsWantsTheirProtocol(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) { answering(ok)(p) })
-	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http2", o.addr))
+	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.PEM()}}, toSecure(" ca: ca.pem ", "http2", o.addr))
 	if got := l.dial().get("/"); !strings.Contains(got.status, "502") {
 		t.Errorf("got %q", got.status)
 	}
 }
 
 func TestTLSToHTTP2Backends(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -526,7 +465,7 @@ func TestTLSToHTTP2Backends(t *testing.T) {
 	var serving sync.WaitGroup
 	serving.Go(func() { s.ServeTLS(ln, "", "") })
 	t.Cleanup(func() { s.Close(); serving.Wait() })
-	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http2", ln.Addr().String()))
+	l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.PEM()}}, toSecure(" ca: ca.pem ", "http2", ln.Addr().String()))
 	p := l.dial()
 	for range 3 {
 		p.get("/").want(t, "200", "HTTP/2.0")
@@ -540,7 +479,7 @@ func TestTLSToHTTP2Backends(t *testing.T) {
 }
 
 func TestTLSTruncatedResponsesNeverLookComplete(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	for _, c := range []struct {
 		name   string
 		notify bool
@@ -556,7 +495,7 @@ func TestTLSTruncatedResponsesNeverLookComplete(t *testing.T) {
 				}
 				p.rest()
 			})
-			l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.pem}}, toSecure(" ca: ca.pem ", "http1", o.addr))
+			l := startLab(t, labOptions{files: map[string][]byte{"ca.pem": a.PEM()}}, toSecure(" ca: ca.pem ", "http1", o.addr))
 			r := l.dial().get("/")
 			if whole := r.body == "half a bo"; whole != c.notify {
 				t.Errorf("got %q, complete is %v", r.body, c.notify)
@@ -568,11 +507,11 @@ func TestTLSTruncatedResponsesNeverLookComplete(t *testing.T) {
 // Sessions, tickets and steals: TLS backends keep their connections, although
 // each brings a ticket while it is idle, whichever thread needs one.
 func TestTLSBackendConnectionsAreReused(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) { answering(ok)(p) })
-	l := startSecure(t, a, labOptions{threads: 2, files: map[string][]byte{"ca.pem": a.pem}},
+	l := startSecure(t, a, labOptions{threads: 2, files: map[string][]byte{"ca.pem": a.PEM()}},
 		strings.Replace(secured("", o.addr), "app: {", "app: { tls: { ca: ca.pem },", 1))
-	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+	config := &tls.Config{RootCAs: a.Pool(), ServerName: "a.example"}
 	const clients = 4
 	var running sync.WaitGroup
 	for range clients {
@@ -590,7 +529,7 @@ func TestTLSBackendConnectionsAreReused(t *testing.T) {
 }
 
 func TestTLSLargeBodiesBothWays(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	body := make([]byte, 8<<20)
 	rand.Read(body)
 	o := secureOrigin(t, &tls.Config{Certificates: []tls.Certificate{a.pair("o", "127.0.0.1")}}, func(p *peer, _ *tls.Conn) {
@@ -600,11 +539,11 @@ func TestTLSLargeBodiesBothWays(t *testing.T) {
 			p.say(got)
 		}
 	})
-	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": a.pem}},
+	l := startSecure(t, a, labOptions{files: map[string][]byte{"ca.pem": a.PEM()}},
 		strings.Replace(secured("", o.addr), "app: {", "app: { tls: { ca: ca.pem },", 1))
 	for name, version := range versions {
 		t.Run(name, func(t *testing.T) {
-			p, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example", MaxVersion: version})
+			p, _ := l.dialTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "a.example", MaxVersion: version})
 			p.say(fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", len(body)))
 			p.say(string(body))
 			if r := p.response(); r.body != string(body) {
@@ -615,7 +554,7 @@ func TestTLSLargeBodiesBothWays(t *testing.T) {
 }
 
 func TestTLSADyingClientFreesItsHandshake(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
 	for range 50 {
 		l.dial().say("\x16\x03\x01\x02\x00").Close()
@@ -629,20 +568,20 @@ func TestTLSADyingClientFreesItsHandshake(t *testing.T) {
 }
 
 func TestSilentHandshakesDoNotHoldTheGate(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := startOrigin(t, answering(ok))
 	l := startSecure(t, a, labOptions{}, secured("", o.addr))
 	for range 200 {
 		l.dial().say("\x16\x03\x01\x02\x00\x01")
 	}
-	p, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	p, _ := l.dialTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
 	p.get("/").want(t, "200", "ok")
 }
 
 func TestTLSCertificatesAreReloaded(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
-	config := &tls.Config{RootCAs: a.pool(), ServerName: "a.example"}
+	config := &tls.Config{RootCAs: a.Pool(), ServerName: "a.example"}
 	_, before := l.dialTLS(config)
 	l.files["a.pem"], l.files["a.key"] = a.issue("renewed", "a.example")
 	l.configure(secured("", "127.0.0.1:9"))
@@ -656,7 +595,7 @@ func TestTLSCertificatesAreReloaded(t *testing.T) {
 }
 
 func TestTLSBadFilesAreRefusedWhole(t *testing.T) {
-	a, b := newAuthority(t, "ca"), newAuthority(t, "other")
+	a, b := newAuthority("ca"), newAuthority("other")
 	cert, key := a.issue("a", "a.example")
 	_, otherKey := b.issue("b", "b.example")
 	for _, c := range []struct {
@@ -686,14 +625,14 @@ func TestTLSBadFilesAreRefusedWhole(t *testing.T) {
 }
 
 func TestTLSHandshakeFailuresAreCounted(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
 	raw, err := net.Dial("tcp", l.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer raw.Close()
-	if err := tls.Client(raw, &tls.Config{ServerName: "a.example", RootCAs: newAuthority(t, "other").pool()}).Handshake(); err == nil {
+	if err := tls.Client(raw, &tls.Config{ServerName: "a.example", RootCAs: newAuthority("other").Pool()}).Handshake(); err == nil {
 		t.Fatal("the client believes anybody")
 	}
 	raw.Close()

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // tlsCases are section E: TLS with clients and backends, and the PROXY protocol.
@@ -50,11 +52,11 @@ func clientTLSCases() []behaviour {
 func backendTLSCases() []behaviour {
 	get := down(getTo, func(m message) string { return m.body })
 	status := down(getTo, func(message) string { return "" })
-	shown := func(by func(*pki) *authority, good time.Duration, name string) func(*world) string {
+	shown := func(by func(*pki) *certtest.Authority, good time.Duration, name string) func(*world) string {
 		return toOrigin(func(o *originTLS) func(net.Conn) { return o.shown(by(o.pki), good, name) }, status)
 	}
-	servers := func(p *pki) *authority { return p.servers }
-	clients := func(p *pki) *authority { return p.clients }
+	servers := func(p *pki) *certtest.Authority { return p.servers }
+	clients := func(p *pki) *certtest.Authority { return p.clients }
 	speaking := func(speak func(*tls.Conn), then func(*world) string) func(*world) string {
 		return toOrigin(func(o *originTLS) func(net.Conn) { return o.proper(speak) }, then)
 	}
@@ -69,7 +71,7 @@ func backendTLSCases() []behaviour {
 			return func(c net.Conn) { io.Copy(io.Discard, c) }
 		}, status), want: []string{"504 ", "503 ", "502 "}},
 		{name: "a backend that wants our certificate", do: toOrigin(func(o *originTLS) func(net.Conn) {
-			return o.proper(answer, func(c *tls.Config) { c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, o.pki.clients.pool() })
+			return o.proper(answer, func(c *tls.Config) { c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, o.pki.clients.Pool() })
 		}, get), want: []string{"200 lb"}},
 		{name: "TLS 1.2 to a backend", do: toOrigin(func(o *originTLS) func(net.Conn) {
 			return o.proper(answer, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 })
@@ -235,7 +237,6 @@ func silentHandshake(w *world) string { return lateness(w, w.tls.secure, "\x16\x
 
 func lateHeader(w *world) string { return lateness(w, w.tls.proxied, "PROXY TCP4 ") }
 
-// halfClosed: the client has said all it will, in TLS's own words.
 // answersLate answers when what a client sent behind its request has surely come.
 func answersLate(c *conn) {
 	c.request()
@@ -243,6 +244,7 @@ func answersLate(c *conn) {
 	c.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 }
 
+// halfClosed: the client has said all it will, in TLS's own words.
 func halfClosed(w *world) string {
 	c, t, why := dialTLS(w.tls.secure, w.tls.config("a.example"))
 	if why != "" {

@@ -2,23 +2,18 @@ package main
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // worldTLS is what cases with TLS have: where the proxy speaks it, the
@@ -34,53 +29,8 @@ type worldTLS struct {
 // pki is authorities and certificates, in a directory for those that read files.
 type pki struct {
 	dir                  string
-	servers, clients     *authority
+	servers, clients     *certtest.Authority
 	good, expired, other tls.Certificate // of clients; other is of an authority nobody knows
-}
-
-// authority signs certificates.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	der  []byte
-}
-
-func newAuthority(name string) (*authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := x509.ParseCertificate(der)
-	return &authority{cert, key, der}, err
-}
-
-func (a *authority) pool() *x509.CertPool {
-	p := x509.NewCertPool()
-	p.AddCert(a.cert)
-	return p
-}
-
-func (a *authority) pem() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.der})
-}
-
-// issue makes a certificate that is good for so long.
-func (a *authority) issue(good time.Duration, names ...string) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(good),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
 // newPKI makes everybody's certificates.
@@ -93,55 +43,20 @@ func newPKI() (*pki, error) {
 	return p, errors.Join(os.Chmod(dir, 0o755), p.fill())
 }
 
-func (p *pki) fill() (err error) {
+func (p *pki) fill() error {
 	const day = 24 * time.Hour
-	var strangers *authority
-	for _, a := range []struct {
-		to   **authority
-		name string
-	}{{&p.servers, "servers"}, {&p.clients, "clients"}, {&strangers, "strangers"}} {
-		if *a.to, err = newAuthority(a.name); err != nil {
-			return err
-		}
-	}
-	for _, c := range []struct {
-		to   *tls.Certificate
-		by   *authority
-		good time.Duration
-	}{{&p.good, p.clients, day}, {&p.expired, p.clients, -day}, {&p.other, strangers, day}} {
-		if *c.to, err = c.by.issue(c.good, "me"); err != nil {
-			return err
-		}
-	}
-	for _, f := range []struct {
-		file  string
-		by    *authority
-		names []string
-	}{{"a", p.servers, []string{"a.example"}}, {"b", p.servers, []string{"b.example", "*.b.example"}}, {"lb", p.clients, []string{"lb"}}} {
-		c, err := f.by.issue(day, f.names...)
-		if err == nil {
-			err = p.write(f.file, c)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return errors.Join(p.file("servers.pem", p.servers.pem()), p.file("clients.pem", p.clients.pem()))
+	p.servers, p.clients = certtest.New("servers"), certtest.New("clients")
+	p.good, p.expired = p.clients.Issue(day, "me").TLS(), p.clients.Issue(-day, "me").TLS()
+	p.other = certtest.New("strangers").Issue(day, "me").TLS()
+	return errors.Join(
+		p.servers.Issue(day, "a.example", "a.example").Write(p.dir, "a"),
+		p.servers.Issue(day, "b.example", "b.example", "*.b.example").Write(p.dir, "b"),
+		p.clients.Issue(day, "lb", "lb").Write(p.dir, "lb"),
+		p.file("servers.pem", p.servers.PEM()), p.file("clients.pem", p.clients.PEM()))
 }
 
 func (p *pki) file(name string, text []byte) error {
 	return os.WriteFile(filepath.Join(p.dir, name), text, 0o644)
-}
-
-// write makes NAME.pem, NAME.key, and NAME.both for HAProxy.
-func (p *pki) write(name string, c tls.Certificate) error {
-	der, err := x509.MarshalECPrivateKey(c.PrivateKey.(*ecdsa.PrivateKey))
-	if err != nil {
-		return err
-	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})
-	key := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})
-	return errors.Join(p.file(name+".pem", cert), p.file(name+".key", key), p.file(name+".both", append(cert, key...)))
 }
 
 func (p *pki) close() { os.RemoveAll(p.dir) }
@@ -236,12 +151,9 @@ func (o *originTLS) connections() int {
 }
 
 // shown is a server's part of a handshake with a certificate of this kind.
-func (o *originTLS) shown(by *authority, good time.Duration, name string) func(net.Conn) {
+func (o *originTLS) shown(by *certtest.Authority, good time.Duration, name string) func(net.Conn) {
 	return func(raw net.Conn) {
-		cert, err := by.issue(good, name)
-		if err != nil {
-			return
-		}
+		cert := by.Issue(good, name, name).TLS()
 		answer(tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{cert}}))
 	}
 }
@@ -249,10 +161,7 @@ func (o *originTLS) shown(by *authority, good time.Duration, name string) func(n
 // proper is a server that does all as it should, and then speaks.
 func (o *originTLS) proper(speak func(*tls.Conn), change ...func(*tls.Config)) func(net.Conn) {
 	return func(raw net.Conn) {
-		cert, err := o.pki.servers.issue(time.Hour, "origin.example")
-		if err != nil {
-			return
-		}
+		cert := o.pki.servers.Issue(time.Hour, "origin", "origin.example").TLS()
 		config := &tls.Config{Certificates: []tls.Certificate{cert}}
 		for _, f := range change {
 			f(config)
@@ -278,7 +187,7 @@ func answer(c *tls.Conn) {
 
 // config is a client that believes the servers' authority and asks for a name.
 func (t *worldTLS) config(name string) *tls.Config {
-	return &tls.Config{RootCAs: t.pki.servers.pool(), ServerName: name}
+	return &tls.Config{RootCAs: t.pki.servers.Pool(), ServerName: name}
 }
 
 // dialTLS shakes hands with the proxy. The outcome says why it came to nothing.

@@ -47,7 +47,7 @@ http {
   server {
     listen 127.0.0.1:{web} reuseport;
     listen 127.0.0.1:{tls} ssl http2 reuseport;
-    ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
+    ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/cert.key;
     location = /generation-{n} { return 410; }
     location / {
       proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Host $host;
@@ -76,7 +76,7 @@ defaults
   option redispatch
 frontend web
   bind 127.0.0.1:{web}
-  bind 127.0.0.1:{tls} ssl crt {dir}/both.pem alpn h2,http/1.1
+  bind 127.0.0.1:{tls} ssl crt {dir}/cert.both alpn h2,http/1.1
   http-request return status 410 if { path /generation-{n} }
   default_backend app
 backend app

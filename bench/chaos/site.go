@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // place is a directory, ports and a backend: what every subject needs.
@@ -46,7 +48,7 @@ func newPlace() (*place, error) {
 			return nil, err
 		}
 	}
-	return p, writeCertificate(dir)
+	return p, certtest.SelfSigned(24*time.Hour, "chaos").Write(dir, "cert")
 }
 
 // freePort is below those that connections get, which the load makes many of.
@@ -153,7 +155,7 @@ log: { access: "off" }
 drain: { timeout: 30s }
 listeners:
   web: { bind: "127.0.0.1:%[2]d" }
-  tls: { bind: "127.0.0.1:%[3]d", protocol: https, tls: { certificates: [{ cert: %[1]s/cert.pem, key: %[1]s/key.pem }] } }
+  tls: { bind: "127.0.0.1:%[3]d", protocol: https, tls: { certificates: [{ cert: %[1]s/cert.pem, key: %[1]s/cert.key }] } }
   raw: { bind: "127.0.0.1:%[4]d", protocol: tcp, pool: app }
 routes:
   - match: { path: /generation-%[5]d }

@@ -7,16 +7,10 @@ package main
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -26,6 +20,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 func main() {
@@ -84,7 +80,7 @@ fastpath: { mode: off }
 log: { level: error, access: off }
 listeners:
   web: { bind: "127.0.0.1:%[2]d" }
-  tls: { bind: "127.0.0.1:%[3]d", protocol: https, tls: { certificates: [{ cert: "%[1]s/cert.pem", key: "%[1]s/key.pem" }] } }
+  tls: { bind: "127.0.0.1:%[3]d", protocol: https, tls: { certificates: [{ cert: "%[1]s/cert.pem", key: "%[1]s/cert.key" }] } }
 routes: [ { pool: app } ]
 pools: { app: { backends: [%[4]q] } }
 `
@@ -112,7 +108,7 @@ func start(lbd string) (*proxy, error) {
 	p := &proxy{dir: dir, web: freePort(), tls: freePort()}
 	file := filepath.Join(dir, "lbd.yaml")
 	text := fmt.Appendf(nil, document, dir, p.web, p.tls, origin.Addr().String())
-	if err := errors.Join(os.Chmod(dir, 0o755), writeCertificate(dir), os.WriteFile(file, text, 0o644)); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), certtest.SelfSigned(24*time.Hour, "h2spec").Write(dir, "cert"), os.WriteFile(file, text, 0o644)); err != nil {
 		return nil, err
 	}
 	p.cmd = exec.Command(lbd, "run", "-c", file)
@@ -145,24 +141,4 @@ func freePort() int {
 	}
 	defer ln.Close()
 	return ln.Addr().(*net.TCPAddr).Port
-}
-
-// writeCertificate makes a certificate that nobody believes.
-func writeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"h2spec"}}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
-		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 }

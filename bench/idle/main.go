@@ -31,6 +31,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // Growth of RSS by one idle connection, at most.
@@ -166,10 +168,10 @@ func start(binary string, workers int, secure bool) (*server, error) {
 func (s *server) configure(workers int) error {
 	listener := fmt.Sprintf("bind: %q", s.addr)
 	if s.secure {
-		if err := writeCertificate(s.dir); err != nil {
+		if err := certtest.SelfSigned(24*time.Hour, "idle.example").Write(s.dir, "cert"); err != nil {
 			return err
 		}
-		listener += fmt.Sprintf(", protocol: https, tls: { certificates: [ { cert: %[1]s/cert.pem, key: %[1]s/key.pem } ] }", s.dir)
+		listener += fmt.Sprintf(", protocol: https, tls: { certificates: [ { cert: %[1]s/cert.pem, key: %[1]s/cert.key } ] }", s.dir)
 	}
 	return os.WriteFile(s.dir+"/lbd.yaml", fmt.Appendf(nil, `
 node: { name: idle, data_dir: %[1]s/data, run_dir: %[1]s/run }

@@ -3,15 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -23,6 +17,7 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb/bench/rig"
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // site is lbd, its directory and its backends.
@@ -43,7 +38,7 @@ fastpath: { mode: "off" }
 log: { level: error, access: %[1]s/access.log }
 listeners:
   web: { bind: %[2]q }
-  tls: { bind: %[3]q, protocol: https, tls: { certificates: [{ cert: %[1]s/cert.pem, key: %[1]s/key.pem }] } }
+  tls: { bind: %[3]q, protocol: https, tls: { certificates: [{ cert: %[1]s/cert.pem, key: %[1]s/cert.key }] } }
   raw: { bind: %[4]q, protocol: tcp, pool: echo }
 routes:
   - { match: { path: /generation-%[5]d }, respond: { status: 410 } }
@@ -75,7 +70,7 @@ func start(lbd string, seed uint64) (s *site, err error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "run", "lbd.sock"))
 		}}}
-	if err := errors.Join(os.Chmod(dir, 0o755), writeCertificate(dir), s.startBackends(seed), s.configure(0)); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), certtest.SelfSigned(24*time.Hour, "soak").Write(dir, "cert"), s.startBackends(seed), s.configure(0)); err != nil {
 		return nil, err
 	}
 	s.cmd = exec.Command(lbd, "run", "-c", s.file())
@@ -235,24 +230,4 @@ func (s *site) rest() (m measured, err error) {
 		}
 	}
 	return m, fmt.Errorf("%d clients are still connected a minute after they left", m.connections)
-}
-
-// writeCertificate makes a certificate that nobody believes.
-func writeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{"soak"}}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, &key.PublicKey, key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644),
-		os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 }

@@ -3,11 +3,7 @@ package app
 import (
 	"bufio"
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -26,6 +22,7 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // secure makes the site's listener one of HTTPS, with certificate a.
@@ -48,30 +45,11 @@ pools: { app: { backends: [%[3]q] } }
 	}
 }
 
-// certificate writes NAME.pem and NAME.key, as renames.
+// certificate writes FILE.pem and FILE.key.
 func (s *site) certificate(file, name string) {
 	s.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if err := certtest.SelfSigned(time.Hour*1000, name).Write(s.dir, file); err != nil {
 		s.t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour * 1000)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	for ext, block := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
-		path := filepath.Join(s.dir, file+ext)
-		if err := os.WriteFile(path+".new", pem.EncodeToMemory(block), 0o600); err != nil {
-			s.t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			s.t.Fatal(err)
-		}
 	}
 }
 

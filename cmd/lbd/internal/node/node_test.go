@@ -2,15 +2,9 @@ package node
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/certtest"
 )
 
 // lab is a node with fakes around it, in a bubble with its own clock.
@@ -213,23 +208,8 @@ func (l *lab) certificate(name, good string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if err := certtest.SelfSigned(d, name+".example").Write(l.dir, name); err != nil {
 		l.t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name + ".example"}, NotAfter: time.Now().Add(d)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	secret, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	for ext, block := range map[string]*pem.Block{".pem": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "EC PRIVATE KEY", Bytes: secret}} {
-		if err := os.WriteFile(filepath.Join(l.dir, name+ext), pem.EncodeToMemory(block), 0o600); err != nil {
-			l.t.Fatal(err)
-		}
 	}
 }
 
