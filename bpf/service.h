@@ -90,12 +90,12 @@ INLINE __u64 *place_of(struct node *node, const struct service *s, const struct 
 {
 	struct address none = {};
 	__u64 hash = f->hash;
-	__u32 place;
+	__u32 place, service = f->service;
 	void *ring;
 
 	if (s->flags & SERVICE_BY_CLIENT)
 		hash = flow_hash(node, &f->src, &none, 0, 0, 0);
-	ring = bpf_map_lookup_elem(&rings, &f->service);
+	ring = bpf_map_lookup_elem(&rings, &service);
 	place = row_of(hash);
 	return ring ? bpf_map_lookup_elem(ring, &place) : NULL;
 }
@@ -110,14 +110,15 @@ INLINE __u32 unsettled(const struct flow *f, __u32 taker, __u32 settled)
 {
 	struct backend *b;
 	__u32 *known, value;
+	__u64 hash = f->hash; /* as a key, see serve */
 
 	if (f->kind == KIND_SYN) {
 		b = backend_of(taker);
 		value = taker | (b ? b->life << 16 : 0);
-		bpf_map_update_elem(&flows, &f->hash, &value, BPF_ANY);
+		bpf_map_update_elem(&flows, &hash, &value, BPF_ANY);
 		return taker;
 	}
-	known = bpf_map_lookup_elem(&flows, &f->hash);
+	known = bpf_map_lookup_elem(&flows, &hash);
 	if (known) {
 		value = *known;
 		b = backend_of(value & 0xffff);
@@ -297,12 +298,13 @@ __attribute__((noinline)) int serve(struct xdp_md *ctx, struct flow *f)
 	struct node *node = this_node();
 	struct service *s;
 	struct backend *b;
-	__u32 number;
+	__u32 number, service;
 	__u64 *place;
 
 	if (!f || !node)
 		return XDP_DROP;
-	s = bpf_map_lookup_elem(&services, &f->service);
+	service = f->service; /* kernels before 6.2 take no key from behind an argument */
+	s = bpf_map_lookup_elem(&services, &service);
 	place = s ? place_of(node, s, f) : NULL;
 	if (!place || !*place)
 		return leave(REASON_NO_BACKEND);
