@@ -1,6 +1,10 @@
 package h2
 
-import "testing"
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
 
 // BenchmarkServer is a request and its response of 1 KiB, 10 streams at once.
 func BenchmarkServer(b *testing.B) {
@@ -59,3 +63,20 @@ func (e *echo) Trailers(*Stream, []Field)           {}
 func (e *echo) StreamDrained(*Stream)               {}
 func (e *echo) Closed(*Stream, error)               {}
 func (e *echo) Refused(uint32, *Head, *StreamError) {}
+
+// BenchmarkBomb is a head of 7 KB that names a field of 3 900 bytes 3 000 times.
+func BenchmarkBomb(b *testing.B) {
+	c, _, w, _ := server(b, Config{Resets: 1 << 60})
+	c.handler = &echo{c: c, n: new(int)}
+	w.head(1, true, get("x", strings.Repeat("a", 3900))...)
+	_ = c.Receive(w.bytes(), 0)
+	p := append(w.fields(get("x", strings.Repeat("a", 3900))...), bytes.Repeat([]byte{0x80 | 62}, 3000)...)
+	var frame []byte
+	for id := uint32(3); b.Loop(); id += 2 {
+		frame = append(appendFrame(frame[:0], len(p), frameHeaders, flagEndHeaders|flagEndStream, id), p...)
+		if err := c.Receive(frame, 0); err != nil {
+			b.Fatal(err)
+		}
+		c.Advance(len(c.Output()))
+	}
+}

@@ -22,11 +22,11 @@ func (b *budget) open(now Now) {
 	b.opened++
 }
 
-// reset counts a stream that ended by a reset of either side and says whether
-// that was one too many.
-func (b *budget) reset(now Now, limit int) bool {
+// reset counts a stream that ended by a reset of either side, or what is worth n
+// of them, and says whether that was one too many.
+func (b *budget) reset(now Now, n, limit int) bool {
 	b.roll(now)
-	b.resets++
+	b.resets += n
 	return b.resets > limit && 2*b.resets > b.opened
 }
 

@@ -21,6 +21,7 @@ type block struct {
 	count   int
 	cookies int // index of the cookie field + 1
 	crumbs  []string
+	bomb    bool   // many times over the limit
 	bad     string // why it is malformed; the first reason
 }
 
@@ -38,6 +39,8 @@ const (
 const (
 	maxBlock       = 128 << 10
 	maxBlockFrames = 16
+	// bombSize is how many times Config.HeaderList nobody's fields are by mistake.
+	bombSize = 4
 )
 
 type pseudo uint8
@@ -78,7 +81,10 @@ func (c *Conn) emit(f hpack.HeaderField) {
 	}
 	if b.size > int(c.config.HeaderList) || b.count > c.config.Fields+4 {
 		b.head.TooLarge = true
-		c.dec.SetEmitEnabled(false)
+		if b.size > bombSize*int(c.config.HeaderList) {
+			b.bomb = true
+			c.dec.SetEmitEnabled(false)
+		}
 		return
 	}
 	if b.kind == blockDiscard || b.bad != "" {
@@ -89,6 +95,17 @@ func (c *Conn) emit(f hpack.HeaderField) {
 		return
 	}
 	b.field(f.Name, f.Value, c.config.Client)
+}
+
+// cost is how many resets decoding the section was worth.
+func (b *block) cost() int {
+	switch {
+	case b.bomb:
+		return 10
+	case b.head.TooLarge:
+		return 1
+	}
+	return 0
 }
 
 func (b *block) pseudoField(name, value string, response bool) {

@@ -58,6 +58,13 @@ func TestFloodsAreStopped(t *testing.T) {
 		{"header lists over the limit", 110, nil, func(w *wire, i int) {
 			w.head(uint32(2*i+1), true, get(slices.Repeat([]string{"x", strings.Repeat("a", 1000)}, 70)...)...)
 		}},
+		{"HPACK bombs", 12, nil, func(w *wire, i int) {
+			p := w.fields(get("x", strings.Repeat("a", 3900))...)
+			for range 3000 {
+				p = append(p, 0x80|62) // the newest entry of the table
+			}
+			_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: p, EndStream: true, EndHeaders: true})
+		}},
 		{"streams over the limit", 320, nil, func(w *wire, i int) { w.head(uint32(2*i+1), true, get()...) }},
 	} {
 		t.Run(x.name, func(t *testing.T) {

@@ -166,9 +166,7 @@ func (c *Conn) onRequest(id uint32) {
 	if b.end && !s.has(gone) {
 		c.ended(s)
 	}
-	if b.head.TooLarge { // decoding it was work for nothing, as a reset is
-		c.chargeReset()
-	}
+	c.chargeResets(b.cost()) // decoding it was work for nothing, as a reset is
 }
 
 func (c *Conn) onResponse(s *Stream) {

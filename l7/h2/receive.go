@@ -143,8 +143,10 @@ func (c *Conn) charge() {
 }
 
 // chargeReset counts a stream that the peer ended early, or made us end.
-func (c *Conn) chargeReset() {
-	if c.budget.reset(c.now, c.config.Resets) && !c.config.Client {
+func (c *Conn) chargeReset() { c.chargeResets(1) }
+
+func (c *Conn) chargeResets(n int) {
+	if n > 0 && c.budget.reset(c.now, n, c.config.Resets) && !c.config.Client {
 		c.fail(EnhanceYourCalm, "too many reset streams")
 	}
 }
