@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 )
 
 // plainOrigin answers every read that ends a head with the same bytes, without
@@ -51,6 +52,7 @@ func exchangeOnce(t testing.TB, c net.Conn, request, in []byte, size int) {
 func steady(t testing.TB, o labOptions, document func(addr string) string, request, response string) (once func()) {
 	l := startLab(t, o, document(plainOrigin(t, response)))
 	c := l.dial()
+	c.SetDeadline(time.Now().Add(10 * patience)) // for all of them
 	c.say(request)
 	head := c.head()
 	if field(head, "content-length") != "1024" {

@@ -1,9 +1,12 @@
 package l7
 
 import (
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -92,4 +95,97 @@ func (l *lab) attack(frame func(r *raw, i int) error) (calmed bool) {
 			calmed = true
 		}
 	}
+}
+
+// Clients that ask for much and take nothing are given so much, and no more than
+// the backend has room for.
+func TestH2ClientsThatTakeNothingGetNoMore(t *testing.T) {
+	big := strings.Repeat("x", 10_000)
+	o := startOrigin(t, func(c *peer) {
+		for head := c.request(); head != ""; head = c.request() {
+			if strings.HasPrefix(head, "GET /big") {
+				c.say("HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + big) // half of it
+				continue
+			}
+			c.say(ok)
+		}
+	})
+	l := startLab(t, labOptions{}, pool(o.addr))
+	l.impatient(func(t *timesH2) { t.stall = patience })
+	innocent := l.h2c()
+	var greedy []*raw
+	ask := func(r *raw, from, n int) (answered, refused int) {
+		for i := range n {
+			r.head(uint32(2*(from+i)+1), true, request("GET", "/big")...)
+		}
+		for range n {
+			switch f := r.next(); {
+			case strings.HasPrefix(f, "HEADERS"):
+				answered++
+			case strings.HasSuffix(f, "REFUSED_STREAM"):
+				refused++
+			default:
+				t.Fatal(f)
+			}
+		}
+		return answered, refused
+	}
+	open := func() *raw {
+		r := l.raw()
+		r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+		greedy = append(greedy, r)
+		return r
+	}
+	if answered, _ := ask(open(), 0, 100); answered != 100 {
+		t.Errorf("%d answered of the first hundred", answered)
+	}
+	if answered, _ := ask(open(), 0, 50); answered != stuckMost-100-1 {
+		t.Errorf("%d answered of the next", answered)
+	}
+	if answered, _ := ask(open(), 0, 50); answered != stuckEach-1 {
+		t.Errorf("%d answered of a third client's", answered)
+	}
+	for range 20 {
+		if res, body := l.do(innocent, "GET", "/", nil); res.StatusCode != 200 || body != "ok" {
+			t.Errorf("an innocent got %d %q", res.StatusCode, body)
+		}
+	}
+	for _, r := range greedy[:len(greedy)-1] {
+		r.c.Close()
+	}
+	r := greedy[len(greedy)-1]
+	for n, answered := 50, 0; answered < 40; n++ { // it may take until the others' end is seen
+		a, _ := ask(r, n, 1)
+		answered += a
+	}
+}
+
+// Nor do those whose windows are full.
+func TestH2ClientsThatStopTakingGetNoMore(t *testing.T) {
+	o := startOrigin(t, func(c *peer) {
+		for c.request() != "" {
+			c.say("HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n" + strings.Repeat("x", 1000))
+		}
+	})
+	l := startLab(t, labOptions{}, pool(o.addr))
+	l.impatient(func(t *timesH2) { t.stall = patience })
+	for range 2 {
+		r := l.raw()
+		r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 500})
+		for i := range 90 {
+			r.head(uint32(2*i+1), true, request("GET", "/")...)
+		}
+	}
+	r := l.raw()
+	r.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 500})
+	for id := uint32(1); id < 200; id += 2 {
+		r.head(id, true, request("GET", "/")...)
+		for f := ""; !strings.HasPrefix(f, "DATA"); {
+			if f = r.next(); f == fmt.Sprintf("RST %d REFUSED_STREAM", id) {
+				return
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("nothing was refused")
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds what a test waits for; nothing waits for it to pass.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // lab is a running proxy with one listener, "web".
 type lab struct {

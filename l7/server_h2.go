@@ -28,6 +28,9 @@ type serverH2 struct {
 	partial  time.Duration // since when something is begun and not ended, -1 when nothing is
 	lingered int
 	lingers  uint16 // how often lingering was prolonged
+	narrow   int    // streams that began without a window
+	still    int    // streams that took nothing between the last two looks
+	stuck    int    // the more of both, as the thread knows it
 }
 
 // bulkH2 bounds a read: others wait while what may be thousands of frames are
@@ -146,6 +149,10 @@ func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 		st.x.refuse(&st.request, e)
 		return
 	}
+	if st.noteWindow(); c.stingy() {
+		st.refuseStingy()
+		return
+	}
 	st.x.begin(&st.request, end || st.tunnel != noTunnel)
 }
 
@@ -188,7 +195,7 @@ func (c *serverH2) StreamDrained(s *h2.Stream) {
 func (c *serverH2) Closed(s *h2.Stream, err error) {
 	st := s.Owner.(*streamH2)
 	st.s = nil
-	c.closedOne()
+	st.closed()
 	if st.x == nil {
 		c.put(st)
 		return
@@ -217,14 +224,6 @@ func (c *serverH2) stream() *streamH2 {
 
 // put takes a stream back that nobody points to any more.
 func (c *serverH2) put(st *streamH2) { c.thread.h2.streams.put(st) }
-
-// closedOne notes that a stream is gone.
-func (c *serverH2) closedOne() {
-	if c.conn.Streams() == 0 {
-		c.quiet = c.thread.loop.Now()
-		c.wait()
-	}
-}
 
 // wait sets the timer to when there is something to look at.
 func (c *serverH2) wait() {
@@ -280,12 +279,18 @@ func (c *serverH2) Expired(*loop.Timer) {
 func (c *serverH2) dropStalled(now time.Duration) {
 	stall := c.thread.h2.times.stall
 	least := c.thread.loop.Least(stall)
+	c.still = 0
 	c.conn.Each(func(s *h2.Stream) {
 		st := s.Owner.(*streamH2)
 		took := s.Sent() - st.sent
+		moved := s.Sent() != st.seen
+		st.seen = s.Sent()
 		if s.Buffered() == 0 || took >= least {
 			st.sent, st.stalled = s.Sent(), now
 			return
+		}
+		if !moved && now-st.stalled >= c.thread.h2.times.check {
+			c.still++
 		}
 		if now-st.stalled < stall {
 			return
@@ -301,6 +306,7 @@ func (c *serverH2) dropStalled(now time.Duration) {
 		}
 		st.x.clientFailed(streamFault(why))
 	})
+	c.noteStuck()
 }
 
 // drain tells the client to take its next requests elsewhere. One that has not
@@ -348,6 +354,7 @@ func (c *serverH2) cutOff() {
 		return
 	}
 	c.state = serverClosed
+	c.noteStuck()
 	c.thread.loop.Stop(&c.timer)
 	c.thread.clients.remove(c)
 	c.t.Close()

@@ -18,8 +18,10 @@ type streamH2 struct {
 	x       *exchange  // nil once it is over
 	request Request
 
-	sent    int64 // of s, when it was last looked at
+	sent    int64 // of s, when it last was enough
+	seen    int64 // of s, when it was last looked at
 	stalled time.Duration
+	narrow  bool // it began without a window
 	tunnel  tunnelH2
 }
 
@@ -233,7 +235,7 @@ func (st *streamH2) endStream(code h2.ErrCode) {
 	if st.s != nil {
 		st.c.conn.Reset(st.s, code)
 		st.s = nil
-		st.c.closedOne()
+		st.closed()
 		st.c.soil()
 	}
 }

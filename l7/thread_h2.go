@@ -8,6 +8,7 @@ type threadH2 struct {
 	groups   map[*endpoint]*groupH2
 	streams  freelist[streamH2, *streamH2]
 	requests freelist[requestH2, *requestH2]
+	stuck    int // streams of clients that do not take what came for them
 }
 
 func newThreadH2() threadH2 {

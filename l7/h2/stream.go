@@ -55,6 +55,9 @@ func (s *Stream) Buffered() int { return s.queue.size }
 // Stalled says that the peer gives no window for s.
 func (c *Conn) Stalled(s *Stream) bool { return s.sendWindow <= 0 || c.sendWindow <= 0 }
 
+// Narrow says that the peer has room for next to nothing on s.
+func (s *Stream) Narrow() bool { return s.sendWindow < smallFrame }
+
 // Room returns how much of what is written next on s goes out without waiting
 // for the peer, and not more than is good for the other streams.
 func (c *Conn) Room(s *Stream) int {
