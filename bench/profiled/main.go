@@ -1,10 +1,14 @@
 // Command profiled is lbd, whose workers write down where their CPU time goes:
-// each into $LBD_PROFILE, for $LBD_PROFILE_FOR. make profile runs it.
+// each into $LBD_PROFILE, for $LBD_PROFILE_FOR. make profile runs it. With
+// $LBD_HEAPS, a directory that everybody may write to, each of its processes
+// writes there what its heap holds, every four minutes.
 package main
 
 import (
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"time"
 
@@ -13,7 +17,10 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "worker" {
+	if dir := os.Getenv("LBD_HEAPS"); dir != "" {
+		go runHeaps(dir) // ends with the process
+	}
+	if len(os.Args) > 1 && os.Args[1] == "worker" && os.Getenv("LBD_PROFILE") != "" {
 		if err := start(os.Getenv("LBD_PROFILE"), os.Getenv("LBD_PROFILE_FOR")); err != nil {
 			fmt.Fprintln(os.Stderr, "profile:", err)
 		}
@@ -38,4 +45,20 @@ func start(file, length string) error {
 		f.Close()
 	})
 	return nil
+}
+
+func runHeaps(dir string) {
+	for i := 1; ; i++ {
+		time.Sleep(4 * time.Minute)
+		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d.%03d.heap", os.Getpid(), 4*i)))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "profile:", err)
+			return
+		}
+		runtime.GC() // else it is as of the last one
+		if err := pprof.WriteHeapProfile(f); err != nil {
+			fmt.Fprintln(os.Stderr, "profile:", err)
+		}
+		f.Close()
+	}
 }

@@ -10,10 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -21,28 +18,6 @@ var (
 	errWrong   = errors.New("wrong")
 	errRefused = errors.New("refused") // an honest 5xx of lbd
 )
-
-// load is all clients.
-type load struct {
-	site  *site
-	seed  uint64
-	ids   atomic.Uint64
-	stop  chan struct{}
-	work  sync.WaitGroup
-	kinds []*kind
-}
-
-// kind is clients of one kind, and what became of their requests.
-type kind struct {
-	name                                string
-	n                                   int
-	calm                                bool // none may fail
-	say                                 func(*load, *client) error
-	sent, right, failed, refused, wrong atomic.Int64
-
-	mu    sync.Mutex // guards first
-	first error
-}
 
 // client is one of them, with what it keeps.
 type client struct {
@@ -53,126 +28,6 @@ type client struct {
 	uses   int
 	h2     *http.Client
 	class  string // calm or flaky
-}
-
-func newLoad(s *site, seed uint64) *load {
-	l := &load{site: s, seed: seed, stop: make(chan struct{})}
-	l.ids.Store(seed % 1e9 * 1e9)
-	add := func(name string, n int, calm bool, say func(*load, *client) error) {
-		l.kinds = append(l.kinds, &kind{name: name, n: n, calm: calm, say: say})
-	}
-	add("plain", 12, true, (*load).plain)
-	add("tls", 6, true, (*load).secure)
-	add("http2", 8, true, (*load).http2)
-	add("websocket", 6, true, (*load).websocket)
-	add("tcp", 4, true, (*load).tcp)
-	add("slow", 12, true, (*load).slow)
-	add("aborting", 8, true, (*load).abort)
-	add("flaky plain", 8, false, (*load).plain)
-	add("flaky http2", 6, false, (*load).http2)
-	return l
-}
-
-// run is the load for a while; say is called now and then.
-func (l *load) run(d time.Duration, say func(time.Duration)) {
-	for i, k := range l.kinds {
-		for j := range k.n {
-			l.work.Go(func() { l.runClient(k, rand.New(rand.NewPCG(l.seed, uint64(i*1000+j)))) })
-		}
-	}
-	began := time.Now()
-	end, sample, reload := time.After(d), time.NewTicker(sampleEvery), time.NewTicker(reloadEvery)
-	defer sample.Stop()
-	defer reload.Stop()
-	for n := 1; ; {
-		select {
-		case <-end:
-			close(l.stop)
-			l.work.Wait()
-			return
-		case <-sample.C:
-			if say != nil {
-				say(time.Since(began))
-			}
-		case <-reload.C:
-			l.site.reload(n)
-			n++
-		}
-	}
-}
-
-func (l *load) runClient(k *kind, random *rand.Rand) {
-	c := &client{random: random, buffer: make([]byte, 32<<10), class: "flaky"}
-	if k.calm {
-		c.class = "calm"
-	}
-	defer c.hangUp()
-	for {
-		select {
-		case <-l.stop:
-			return
-		case <-time.After(time.Duration(5+random.IntN(60)) * time.Millisecond):
-		}
-		k.sent.Add(1)
-		k.count(k.say(l, c))
-	}
-}
-
-func (k *kind) count(err error) {
-	switch {
-	case err == nil:
-		k.right.Add(1)
-		return
-	case errors.Is(err, errWrong):
-		k.wrong.Add(1)
-	case errors.Is(err, errRefused) && !k.calm:
-		k.refused.Add(1)
-		return
-	case !k.calm:
-		k.failed.Add(1)
-		return
-	default:
-		k.failed.Add(1)
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.first == nil {
-		k.first = fmt.Errorf("%s: %w", time.Now().Format("15:04:05.000"), err)
-	}
-}
-
-func (k *kind) bad() bool { return k.wrong.Load() > 0 || k.calm && k.failed.Load() > 0 }
-
-func (l *load) good() bool {
-	for _, k := range l.kinds {
-		if k.bad() {
-			return false
-		}
-	}
-	return true
-}
-
-func (l *load) String() string {
-	var right, wrong, calm, cut, refused int64
-	for _, k := range l.kinds {
-		right, wrong, refused = right+k.right.Load(), wrong+k.wrong.Load(), refused+k.refused.Load()
-		if k.calm {
-			calm += k.failed.Load()
-		} else {
-			cut += k.failed.Load()
-		}
-	}
-	return fmt.Sprintf("%d right, %d wrong, %d failed (and by flapping backends %d refused, %d cut)", right, wrong, calm, refused, cut)
-}
-
-func (l *load) report(w io.Writer) {
-	fmt.Fprintf(w, "%-12s %9s %9s %7s %8s %6s\n", "clients", "sent", "right", "failed", "refused", "wrong")
-	for _, k := range l.kinds {
-		fmt.Fprintf(w, "%-12s %9d %9d %7d %8d %6d\n", k.name, k.sent.Load(), k.right.Load(), k.failed.Load(), k.refused.Load(), k.wrong.Load())
-		if k.first != nil {
-			fmt.Fprintf(w, "  the first: %v\n", k.first)
-		}
-	}
 }
 
 const patience = 30 * time.Second
@@ -219,71 +74,6 @@ func (c *client) size() int {
 		return c.random.IntN(100 << 10)
 	}
 	return c.random.IntN(1 << 20)
-}
-
-// asked is a request: what belongs to it is told by its number.
-type asked struct {
-	id     uint64
-	size   int
-	upload int // -1: none
-}
-
-func (l *load) ask(c *client) asked {
-	a := asked{id: l.ids.Add(2), size: c.size(), upload: -1}
-	if c.random.IntN(2) == 0 {
-		a.id++ // answered in chunks
-	}
-	if c.random.IntN(4) == 0 {
-		a.upload = c.size()
-	}
-	return a
-}
-
-func (a asked) request(ctx context.Context, base, class string, random *rand.Rand) *http.Request {
-	url := fmt.Sprintf("%s/%s/%d/%d", base, class, a.id, a.size)
-	if a.upload < 0 {
-		r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-		return a.dress(r, random)
-	}
-	r, _ := http.NewRequestWithContext(ctx, "PUT", url, &pattern{id: a.id + 1, size: a.upload})
-	if random.IntN(2) == 0 {
-		r.ContentLength = int64(a.upload)
-		if a.upload == 0 {
-			r.Body = http.NoBody
-		}
-	}
-	r.Header.Set("X-Upload", strconv.Itoa(a.upload))
-	return a.dress(r, random)
-}
-
-func (a asked) dress(r *http.Request, random *rand.Rand) *http.Request {
-	if random.IntN(5) == 0 {
-		r.Header.Set("X-Pool", "h2")
-	}
-	return r
-}
-
-// check holds a response against its request.
-func (a asked) check(res *http.Response, buffer []byte) error {
-	defer res.Body.Close()
-	if res.StatusCode != 200 {
-		text, err := io.ReadAll(io.LimitReader(res.Body, 200))
-		if err == nil && res.StatusCode >= 502 && res.StatusCode <= 504 && strings.HasPrefix(string(text), strconv.Itoa(res.StatusCode)) {
-			return fmt.Errorf("%w: %s", errRefused, text)
-		}
-		return fmt.Errorf("%w: %s %q (%v)", errWrong, res.Status, text, err)
-	}
-	if got := res.Header.Get("X-Id"); got != strconv.FormatUint(a.id, 10) {
-		return fmt.Errorf("%w: the answer to %s for %d", errWrong, got, a.id)
-	}
-	body := pattern{id: a.id, size: a.size}
-	if err := body.check(res.Body, buffer); err != nil {
-		return err
-	}
-	if end := res.Trailer.Get("X-End"); a.id%2 == 1 && end != strconv.FormatUint(a.id, 10) {
-		return fmt.Errorf("%w: trailer %q for %d", errWrong, end, a.id)
-	}
-	return nil
 }
 
 // plain asks by HTTP/1: some at once, in a pipeline.

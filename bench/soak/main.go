@@ -56,8 +56,11 @@ func run(lbd string, d time.Duration, seed uint64) (ok bool, err error) {
 	}
 	fmt.Printf("at rest, before: %v\n", before)
 	l := newLoad(s, seed+1)
+	var samples []int64
 	l.run(d, func(since time.Duration) {
-		fmt.Printf("%8s  %v  %v\n", since.Round(time.Second), l, s.measure())
+		m := s.measure()
+		samples = append(samples, m.own())
+		fmt.Printf("%8s  %v  %v\n", since.Round(time.Second), l, m)
 	})
 	after, err := s.rest()
 	if err != nil {
@@ -70,7 +73,8 @@ func run(lbd string, d time.Duration, seed uint64) (ok bool, err error) {
 	if !ok {
 		verdict = "NOT OK " + grown
 	}
-	fmt.Printf("soak %v seed %d: %v; RSS %d -> %d MiB, fds %d -> %d, goroutines %d -> %d: %s\n", d, seed, l,
-		before.rss>>20, after.rss>>20, before.fds, after.fds, before.goroutines, after.goroutines, verdict)
+	from, to := trend(samples)
+	fmt.Printf("soak %v seed %d: %v; at rest %d -> %d MiB, fds %d -> %d, goroutines %d -> %d; under load %.1f -> %.1f MiB: %s\n", d, seed, l,
+		before.own()>>20, after.own()>>20, before.fds, after.fds, before.goroutines, after.goroutines, float64(from)/(1<<20), float64(to)/(1<<20), verdict)
 	return ok, nil
 }

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -155,69 +151,6 @@ func (s *site) stop() {
 	for i := len(s.stops) - 1; i >= 0; i-- {
 		s.stops[i]()
 	}
-}
-
-// measured is what lbd and its workers use.
-type measured struct {
-	rss         int64
-	fds         int
-	goroutines  int // of the workers
-	connections int
-	workers     int
-}
-
-func (m measured) String() string {
-	return fmt.Sprintf("RSS %d MiB, %d fds, %d goroutines, %d clients", m.rss>>20, m.fds, m.goroutines, m.connections)
-}
-
-// grown says what is more than it was, beyond what a heap breathes.
-func (m measured) grown(now measured) string {
-	var all []string
-	if most := m.rss + m.rss/5 + 16<<20; now.rss > most {
-		all = append(all, fmt.Sprintf("RSS is over %d MiB", most>>20))
-	}
-	if now.fds > m.fds+4 {
-		all = append(all, "descriptors leak")
-	}
-	if now.goroutines > m.goroutines+8 {
-		all = append(all, "goroutines leak")
-	}
-	if now.workers != m.workers {
-		all = append(all, fmt.Sprintf("%d workers", now.workers))
-	}
-	return strings.Join(all, ", ")
-}
-
-func (s *site) measure() (m measured) {
-	r := rig.Family(s.cmd.Process.Pid)
-	m.workers = len(r) - 1
-	for _, pid := range r {
-		statm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-		if f := strings.Fields(string(statm)); len(f) > 1 {
-			pages, _ := strconv.ParseInt(f[1], 10, 64)
-			m.rss += pages * int64(os.Getpagesize())
-		}
-		fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-		m.fds += len(fds)
-	}
-	res, err := s.admin.Get("http://lbd/metrics")
-	if err != nil {
-		return m
-	}
-	defer res.Body.Close()
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		name, value, _ := strings.Cut(lines.Text(), " ")
-		n, _ := strconv.ParseFloat(value, 64)
-		name, _, _ = strings.Cut(name, "{")
-		switch name {
-		case "lbd_worker_goroutines":
-			m.goroutines += int(n)
-		case "lbd_connections":
-			m.connections += int(n)
-		}
-	}
-	io.Copy(io.Discard, res.Body)
-	return m
 }
 
 // rest waits until nobody is connected and idle connections to backends have
