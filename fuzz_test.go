@@ -25,9 +25,13 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		o := Options{File: "lbd.yaml", Filters: testFilters, Host: testHost}
 		c, err := Parse(text, o)
+		again, errAgain := Parse(append([]byte(nil), text...), o)
 		if err != nil {
 			checkErrors(t, err)
-		} else if changes := Diff(c, c); len(changes) > 0 {
+			if errAgain == nil || errAgain.Error() != err.Error() {
+				t.Errorf("read as\n%v\nthen as\n%v", err, errAgain)
+			}
+		} else if changes := Diff(c, again); len(changes) > 0 {
 			t.Errorf("a configuration differs from itself: %v", changes)
 		}
 		Objects(text)

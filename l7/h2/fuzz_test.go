@@ -2,6 +2,7 @@ package h2
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -51,6 +52,7 @@ func seeds() [][]byte {
 // outcome is what a server makes of input that comes in pieces.
 func outcome(t testing.TB, in []byte, piece int) (events string, out []byte) {
 	h := newRecorder()
+	bodies := h.bodies()
 	c := New(&Config{Connect: true}, h)
 	h.onHead = func(s *Stream, head *Head, end bool) {
 		for _, f := range head.Fields {
@@ -75,7 +77,45 @@ func outcome(t testing.TB, in []byte, piece int) (events string, out []byte) {
 	if len(h.streams) > 0 || c.Streams() > 0 {
 		t.Fatalf("%d streams were never closed", len(h.streams))
 	}
-	return whole1(h), out
+	return joined(h.log) + *bodies, out
+}
+
+// bodies gathers what data there was, and of which streams.
+func (r *recorder) bodies() *string {
+	all, last := "", uint32(0)
+	r.onData = func(s *Stream, p []byte, _ bool) {
+		if s.ID() != last {
+			last = s.ID()
+			all += fmt.Sprintf("\nbody %d: ", last)
+		}
+		all += string(p)
+	}
+	return &all
+}
+
+// joined makes one event of data that comes one behind the other on a stream.
+func joined(log []string) string {
+	var lines []string
+	last, sum := 0, 0
+	for _, l := range log {
+		var id, n int
+		if k, _ := fmt.Sscanf(l, "%d data %d", &id, &n); k < 2 {
+			last = 0
+			lines = append(lines, l)
+			continue
+		}
+		if id == last {
+			lines = lines[:len(lines)-1]
+			n += sum
+		}
+		last, sum = id, n
+		end := ""
+		if strings.HasSuffix(l, " end") {
+			end = " end"
+		}
+		lines = append(lines, fmt.Sprintf("%d data %d%s", id, n, end))
+	}
+	return strings.Join(lines, "\n")
 }
 
 // Whatever comes, however it is cut: no panic, the same events, and output
@@ -90,8 +130,8 @@ func FuzzServer(f *testing.F) {
 		newReader().text(t, out)
 		for _, piece := range []int{1, 3, 10, 100} {
 			e, o := outcome(t, in, piece)
-			if strings.Contains(e, "data") { // pieces of DATA are as they come
-				continue
+			if strings.Contains(e, " data ") {
+				o = out // window is given back as bodies come
 			}
 			if e != events || !bytes.Equal(o, out) {
 				t.Fatalf("in pieces of %d:\n%s\n%x\nwhole:\n%s\n%x", piece, e, o, events, out)
@@ -110,7 +150,7 @@ func FuzzClient(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		events := answers(t, in, len(in)+1)
 		for _, piece := range []int{1, 3, 10, 100} {
-			if e := answers(t, in, piece); !strings.Contains(e, "data") && e != events { // pieces of DATA are as they come
+			if e := answers(t, in, piece); e != events {
 				t.Fatalf("in pieces of %d:\n%s\nwhole:\n%s", piece, e, events)
 			}
 		}
@@ -120,6 +160,7 @@ func FuzzClient(f *testing.F) {
 // answers is what a client with three requests makes of input in pieces.
 func answers(t testing.TB, in []byte, piece int) (events string) {
 	c, h, _, _ := client(t)
+	bodies := h.bodies()
 	for range 3 {
 		s, _ := c.Open(nil, false)
 		sendHead(c, s, true, get()...)
@@ -136,13 +177,14 @@ func answers(t testing.TB, in []byte, piece int) (events string) {
 	if len(h.streams) > 0 || c.Streams() > 0 {
 		t.Fatal("streams were never closed")
 	}
-	lines := strings.Split(whole1(h), "\n")
+	lines := strings.Split(joined(h.log), "\n")
 	slices.Sort(lines) // a connection's end is told to its streams in any order
-	return strings.Join(lines, "\n")
+	return strings.Join(lines, "\n") + *bodies
 }
 
 // FuzzHeaders sends what lists of fields make: x/net must read the same fields,
-// and a server passes on only what HTTP can say.
+// and a server passes on only what HTTP can say, the same however the section is
+// cut into frames and the frames into pieces.
 func FuzzHeaders(f *testing.F) {
 	f.Add("Content-Type\x00text/plain\x00x-a\x00b\x00Content-Type\x00text/plain", uint32(4096))
 	f.Add(":path\x00/\x00:path\x00/a\x00cookie\x00a=1\x00cookie\x00b=2", uint32(100))
@@ -199,4 +241,18 @@ func passOn(t *testing.T, fields []Field) {
 	}
 	_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p, EndStream: true, EndHeaders: true})
 	_ = c.Receive(w.bytes(), 0)
+	events := h.take()
+	for _, n := range []int{1 + len(p)/13, 1 + len(p)/3, 1 + len(p)/2} {
+		c, h, w, _ := server(t, Config{})
+		_ = w.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: p[:min(n, len(p))], EndStream: true, EndHeaders: n >= len(p), PadLength: uint8(n)})
+		for rest := p[min(n, len(p)):]; len(rest) > 0; rest = rest[min(n, len(rest)):] {
+			_ = w.WriteContinuation(1, len(rest) <= n, rest[:min(n, len(rest))])
+		}
+		for b := w.bytes(); len(b) > 0; b = b[min(n, len(b)):] {
+			_ = c.Receive(b[:min(n, len(b))], 0)
+		}
+		if e := h.take(); e != events {
+			t.Fatalf("in frames of %d bytes:\n%s\nin one:\n%s", n, e, events)
+		}
+	}
 }
