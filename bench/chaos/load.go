@@ -36,6 +36,9 @@ type tally struct {
 	first []error
 }
 
+// failures gets every one of them.
+var failures io.Writer = io.Discard
+
 // keptErrors is how many errors of a kind are shown.
 const keptErrors = 5
 
@@ -139,10 +142,12 @@ func (l *load) ended(t *tally, n line, err error) {
 	default:
 		t.failed.Add(1)
 	}
+	err = fmt.Errorf("%s: port %d, open for %v: %w", time.Now().Format("15:04:05.000"), n.port, time.Since(n.opened).Round(time.Millisecond), err)
+	fmt.Fprintln(failures, t.name, err)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.first) < keptErrors {
-		t.first = append(t.first, fmt.Errorf("%s: %w", time.Now().Format("15:04:05.000"), err))
+		t.first = append(t.first, err)
 	}
 }
 

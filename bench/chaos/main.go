@@ -57,7 +57,7 @@ func main() {
 	lbd := flag.String("lbd", "bin/lbd", "the program")
 	peer := flag.String("peer", "lbd", "lbd, nginx or haproxy")
 	rate := flag.Float64("rate", 0, "requests per second, of all clients; 0: the plan's")
-	logTo := flag.String("log", "", "a file for all that the proxy says")
+	logTo := flag.String("log", "", "a file for all that the proxy says, and all that failed")
 	flag.IntVar(&most, "events", 1<<20, "stop after so many")
 	rush := flag.Bool("rush", false, "instead: 100 upgrades of lbd in a minute, at half of the most it can serve")
 	flag.Parse()
@@ -67,7 +67,7 @@ func main() {
 			fmt.Fprintln(os.Stderr, "chaos:", err)
 			os.Exit(2)
 		}
-		said = f
+		said, failures = f, f
 	}
 	p := full
 	if *small {

@@ -81,7 +81,7 @@ func reapStrays(all []found) {
 // find connects to every worker in the run directory. A socket that nobody
 // serves is removed, with its worker if that is beyond help.
 func (f *Fleet) find(ctx context.Context) ([]found, error) {
-	paths, err := filepath.Glob(filepath.Join(f.options.RunDir, "worker-*-*.sock"))
+	paths, err := filepath.Glob(filepath.Join(f.options.RunDir, controlSockets))
 	if err != nil {
 		return nil, err
 	}

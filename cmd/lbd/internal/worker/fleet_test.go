@@ -555,3 +555,27 @@ func TestShutdownEndsAllWorkersAndRefusesNewConnections(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+// A worker that takes the place of one whose end is not seen yet must not share
+// its path: with the old one's end that would go, and no later supervisor would
+// find the new one.
+func TestNoWorkerTakesAnothersControlSocket(t *testing.T) {
+	dir := t.TempDir()
+	seen := map[string]bool{}
+	for range 3 {
+		path := socketPath(dir, 1, 0)
+		if seen[path] {
+			t.Fatalf("%s is given twice", path)
+		}
+		seen[path] = true
+		f, err := listenControl(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+	}
+	found, err := filepath.Glob(filepath.Join(dir, controlSockets))
+	if err != nil || len(found) != len(seen) {
+		t.Errorf("a supervisor finds %v (%v), want %d", found, err, len(seen))
+	}
+}

@@ -165,16 +165,24 @@ func startRestricted(cmd *exec.Cmd) error {
 	return <-started
 }
 
+// controlSockets are those of all workers in a run directory.
+const controlSockets = "worker-*-*.sock"
+
+// socketPath is a path that no control socket has: the worker that was at this
+// place before may still have its own, and is lost to later supervisors without.
 func socketPath(dir string, crew, index int) string {
-	return filepath.Join(dir, fmt.Sprintf("worker-%d-%d.sock", crew, index))
+	path := filepath.Join(dir, fmt.Sprintf("worker-%d-%d.sock", crew, index))
+	for n := 1; ; n++ {
+		if _, err := os.Lstat(path); err != nil {
+			return path
+		}
+		path = filepath.Join(dir, fmt.Sprintf("worker-%d-%d-%d.sock", crew, index, n))
+	}
 }
 
 // listenControl makes the socket that a worker serves and that later
 // supervisors find. The worker gets it open: it reaches no path itself.
 func listenControl(path string) (*os.File, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("clear a worker's old control socket: %w", err)
-	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if errors.Is(err, unix.EINVAL) && len(path) > 107 {
 		err = fmt.Errorf("%s is longer than the 107 characters a socket's path may have; set node.run_dir to a shorter one", path)

@@ -59,7 +59,6 @@ func (f *Fleet) bury(m *member) {
 	}
 	wanted := vacant != nil && f.crew == m.crew && !f.closed
 	served := m.phase != starting
-	reused := slices.ContainsFunc(f.present(), func(o *member) bool { return o.socket == m.socket })
 	f.mu.Unlock()
 
 	if m.early != nil {
@@ -68,9 +67,7 @@ func (f *Fleet) bury(m *member) {
 	if m.pidfd != nil {
 		m.pidfd.Close()
 	}
-	if !reused {
-		_ = os.Remove(m.socket)
-	}
+	_ = os.Remove(m.socket)
 	f.saveStats()
 	wake(f.changed)
 	if !wanted || !served {
