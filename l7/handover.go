@@ -46,6 +46,9 @@ type Handed struct {
 	Out       int64         `json:"out,omitempty"`
 
 	FDs []int `json:"-"` // the client's socket, then the backend's
+
+	backend *Backend // the giver's, who may get it back
+	stays   bool     // nobody takes it
 }
 
 // Export makes the threads give away what can be handed over: what there is now,
@@ -87,9 +90,19 @@ func (p *Proxy) Import(h Handed) error {
 		return err
 	}
 	p.connections.Add(1)
+	h.backend, h.stays = nil, false
 	t := p.threads[int(p.imported.Add(1))%len(p.threads)]
 	t.loop.Post(func() { t.adopt(&h) })
 	return nil
+}
+
+// TakeBack goes on with a connection that was given away and that nobody took,
+// whatever became of its listener or backend meanwhile. It is not given away
+// again, and was never counted out.
+func (p *Proxy) TakeBack(h Handed) {
+	h.stays = true
+	t := p.threads[int(p.imported.Add(1))%len(p.threads)]
+	t.loop.Post(func() { t.adopt(&h) })
 }
 
 // accepts reports why a connection cannot be gone on with.
@@ -144,7 +157,7 @@ func (t *thread) adopt(h *Handed) {
 }
 
 func (t *thread) adoptH1(h *Handed, c *client) {
-	s := &serverH1{thread: t, client: c, served: h.Served, noPreface: h.Served > 0}
+	s := &serverH1{thread: t, client: c, served: h.Served, noPreface: h.Served > 0, settled: h.stays}
 	if err := s.conn.Init(t.loop, h.FDs[0], s); err != nil {
 		c.gone()
 		return
@@ -164,15 +177,17 @@ func (t *thread) adoptH1(h *Handed, c *client) {
 // adoptJoined goes on with two connections that are one. It may be a tunnel's
 // end, too: bytes both ways are all that is left of it.
 func (t *thread) adoptJoined(h *Handed, c *client) {
-	v := t.proxy.view.Load()
-	b := v.backend(h)
+	v, b := t.proxy.view.Load(), h.backend
+	if b == nil {
+		b = v.backend(h)
+	}
 	if b == nil { // gone since Import looked
 		unix.Close(h.FDs[0])
 		unix.Close(h.FDs[1])
 		c.gone()
 		return
 	}
-	p := &tcpProxy{thread: t, client: c, view: v, pool: b.pool, backend: b, tunnel: h.Kind == handedTunnel, idle: h.Idle,
+	p := &tcpProxy{thread: t, client: c, view: v, pool: b.pool, backend: b, tunnel: h.Kind == handedTunnel, settled: h.stays, idle: h.Idle,
 		began: t.loop.Now() - time.Since(h.Began)}
 	p.near = tcpEnd{proxy: p, other: &p.far, taken: h.In}
 	p.far = tcpEnd{proxy: p, other: &p.near, taken: h.Out}
@@ -215,7 +230,7 @@ func (c *client) handed(kind string) Handed {
 }
 
 // stays reports whether the connection cannot be handed over at all.
-func (s *serverH1) stays() bool { return s.t != &s.conn }
+func (s *serverH1) stays() bool { return s.t != &s.conn || s.settled }
 
 // move gives the connection away between two requests, or as a tunnel.
 func (s *serverH1) move() bool {
@@ -273,7 +288,7 @@ func (s *serverH1) moveTunnel(x *exchange) bool {
 		return false
 	}
 	h := s.client.handed(handedTunnel)
-	h.Pool, h.Backend = x.session.Pool.Name(), x.session.Backend.Address()
+	h.Pool, h.Backend, h.backend = x.session.Pool.Name(), x.session.Backend.Address(), x.session.Backend
 	h.Idle, h.Began = x.session.Route.Config.Timeout.Tunnel, x.session.Start
 	h.In, h.Out = x.bytesIn, x.bytesOut
 	fd, unsent := c.conn.HandOver()
@@ -293,7 +308,7 @@ func (s *serverH1) moveTunnel(x *exchange) bool {
 
 // move gives both connections away.
 func (p *tcpProxy) move() bool {
-	if p.over || p.queued != nil || p.backend == nil || !p.near.conn.Movable() || !p.far.conn.Movable() {
+	if p.over || p.settled || p.queued != nil || p.backend == nil || !p.near.conn.Movable() || !p.far.conn.Movable() {
 		return false
 	}
 	kind := handedTCP
@@ -301,7 +316,7 @@ func (p *tcpProxy) move() bool {
 		kind = handedTunnel
 	}
 	h := p.client.handed(kind)
-	h.Pool, h.Backend = p.pool.Name(), p.backend.Address()
+	h.Pool, h.Backend, h.backend = p.pool.Name(), p.backend.Address(), p.backend
 	h.Idle, h.Began = p.idle, p.thread.loop.At(p.began)
 	h.In, h.Out = p.near.taken, p.far.taken
 	near, unsent := p.near.conn.HandOver()

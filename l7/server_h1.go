@@ -39,6 +39,7 @@ type serverH1 struct {
 	refused    bool // the client is likely to be sending still
 	failed     bool // nothing more can be said to the client
 	aborted    bool // the response is not whole
+	settled    bool // it was offered to another process, which refused
 }
 
 type serverState uint8

@@ -30,6 +30,7 @@ type tcpProxy struct {
 	began   time.Duration
 	over    bool
 	tunnel  bool          // it began as a request, whose line is written
+	settled bool          // it was offered to another process, which refused
 	idle    time.Duration // the silence that ends it
 }
 

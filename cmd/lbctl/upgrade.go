@@ -70,9 +70,9 @@ func (c *ctl) awaitCrew(cmd *cobra.Command, limit time.Duration) error {
 }
 
 func workerTable(all []admin.Worker) *table {
-	t := &table{narrow: 5, heads: []string{"WORKER", "PID", "STATE", "SLOTS", "GENERATION", "VERSION", "SINCE", "RESTARTS", "DETAIL"}}
+	t := &table{narrow: 6, heads: []string{"WORKER", "PID", "STATE", "SLOTS", "CONNECTIONS", "GENERATION", "VERSION", "SINCE", "RESTARTS", "DETAIL"}}
 	for _, w := range all {
-		t.add(w.Name, w.Name, w.PID, w.State, w.Slots, w.Generation, w.Version, age(w.Since), w.Restarts, w.Detail)
+		t.add(w.Name, w.Name, w.PID, w.State, w.Slots, w.Connections, w.Generation, w.Version, age(w.Since), w.Restarts, w.Detail)
 	}
 	return t
 }

@@ -250,16 +250,17 @@ type Refusal struct {
 
 // Worker is one process of a crew.
 type Worker struct {
-	Name       string    `json:"name"` // crew.index
-	PID        int       `json:"pid"`
-	State      string    `json:"state"` // starting | ready | stuck | draining | down
-	Slots      []int     `json:"slots"`
-	Generation uint64    `json:"generation"`
-	Version    string    `json:"version,omitempty"`
-	Since      time.Time `json:"since,omitzero"` // when it started, or was adopted
-	Restarts   int       `json:"restarts"`
-	Adopted    bool      `json:"adopted,omitempty"` // an earlier supervisor started it
-	Detail     string    `json:"detail,omitempty"`
+	Name        string    `json:"name"` // crew.index
+	PID         int       `json:"pid"`
+	State       string    `json:"state"` // starting | ready | stuck | draining | down
+	Slots       []int     `json:"slots"`
+	Connections int       `json:"connections"` // of clients
+	Generation  uint64    `json:"generation"`
+	Version     string    `json:"version,omitempty"`
+	Since       time.Time `json:"since,omitzero"` // when it started, or was adopted
+	Restarts    int       `json:"restarts"`
+	Adopted     bool      `json:"adopted,omitempty"` // an earlier supervisor started it
+	Detail      string    `json:"detail,omitempty"`
 }
 
 // Node is a member of the cluster, or this node alone.

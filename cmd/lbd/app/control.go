@@ -22,7 +22,12 @@ type control struct {
 var _ admin.Control = control{}
 
 func (c control) Status(context.Context) (admin.Status, error) {
-	return statusOf(c.node.Snapshot(), c.node.Stats(), c.node.Reports(), c.node.Packets()), nil
+	stats := c.node.Stats() // asks the workers
+	s := *c.node.Snapshot()
+	if s.Serving {
+		s.Crew = c.node.Crew()
+	}
+	return statusOf(&s, stats, c.node.Reports(), c.node.Packets()), nil
 }
 
 func (c control) Backends(context.Context) ([]admin.Backend, error) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -181,4 +183,77 @@ func TestAnUpgradeClosesNoLiveConnection(t *testing.T) {
 		}
 	}
 	t.Logf("%d upgrades: %d messages, %d of %d connections lost", upgrades, said.Load(), lost.Load(), idles+2*busy+1)
+}
+
+// What a new worker refuses, of a backend that is configured no more, drains
+// where it is; all else moves.
+func TestWhatANewWorkerRefusesDrainsAndTheRestMoves(t *testing.T) {
+	s := newSite(t)
+	text, err := os.ReadFile(s.file())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, gone, kept := freePort(t), echoBackend(t), echoBackend(t)
+	text = bytes.Replace(text, []byte("listeners:\n"), fmt.Appendf(nil, "listeners:\n  raw: { bind: \"127.0.0.1:%d\", protocol: tcp, pool: echo }\n", raw), 1)
+	text = bytes.Replace(text, []byte("- pool: app"), []byte("- pool: echo"), 1)
+	pools := func(backends ...string) []byte {
+		return fmt.Appendf(bytes.Clone(text), "  echo: { balance: round_robin, backends: [\"%s\"] }\n", strings.Join(backends, `", "`))
+	}
+	if err := os.WriteFile(s.file(), pools(gone, kept), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c := s.start()
+
+	var idle, joined []*talk
+	for range 10 {
+		k := dialTalk(t, s.port, false)
+		idle = append(idle, k)
+		joined = append(joined, dialTalk(t, raw, false), dialTalk(t, s.port, true))
+	}
+	goOn := func(when string) {
+		t.Helper()
+		for _, k := range idle {
+			if err := k.ask(); err != nil {
+				t.Fatalf("%s, an idle connection: %v", when, err)
+			}
+		}
+		for _, k := range joined {
+			if err := k.echo(); err != nil {
+				t.Fatalf("%s, a joined connection: %v", when, err)
+			}
+		}
+	}
+	goOn("before")
+	if err := os.WriteFile(s.file(), pools(kept), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.order("POST", "/v1/config/reload", ""); err != nil {
+		t.Fatal(err)
+	}
+	goOn("after the reload")
+	var old []int
+	s.until("a crew serves", func() bool { old = s.pids(); return len(old) == 2 })
+	c.Process.Signal(syscall.SIGUSR2)
+	s.until("another crew serves, and the old one drains", func() bool { return len(s.pids()) == 4 })
+	s.until("what moves has moved", func() bool { return s.connections(old) <= 10 })
+	goOn("while the old crew drains")
+	if n := s.connections(old); n != 10 {
+		t.Errorf("the old crew has %d connections, want those 10 to the backend that is gone", n)
+	}
+	for _, k := range joined {
+		k.Close()
+	}
+	s.until("the old crew is gone", func() bool { return len(s.pids()) == 2 })
+	joined = nil
+	goOn("after the upgrade")
+}
+
+// connections is how many those workers have.
+func (s *site) connections(pids []int) (n int) {
+	for _, w := range s.workers() {
+		if slices.Contains(pids, w.PID) {
+			n += w.Connections
+		}
+	}
+	return n
 }

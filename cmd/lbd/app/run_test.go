@@ -175,9 +175,10 @@ func (s *site) admin() *http.Client {
 }
 
 type workerStatus struct {
-	PID     int    `json:"pid"`
-	State   string `json:"state"`
-	Adopted bool   `json:"adopted"`
+	PID         int    `json:"pid"`
+	State       string `json:"state"`
+	Connections int
+	Adopted     bool `json:"adopted"`
 }
 
 func (s *site) workers() []workerStatus {

@@ -255,7 +255,7 @@ func workersOf(s *node.Snapshot) []admin.Worker {
 	all := make([]admin.Worker, 0, len(s.Crew))
 	for _, w := range s.Crew {
 		all = append(all, admin.Worker{
-			Name: fmt.Sprintf("%d.%d", w.Crew, w.Index), PID: w.PID, State: w.State, Slots: append([]int{}, w.Slots...), Generation: w.Generation,
+			Name: fmt.Sprintf("%d.%d", w.Crew, w.Index), PID: w.PID, State: w.State, Slots: append([]int{}, w.Slots...), Connections: w.Connections, Generation: w.Generation,
 			Version: w.Version, Since: w.Since, Restarts: w.Restarts, Adopted: w.Adopted, Detail: w.Detail,
 		})
 	}

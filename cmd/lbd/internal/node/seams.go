@@ -47,18 +47,19 @@ type Update struct {
 
 // Worker is one worker process.
 type Worker struct {
-	Crew       int // the start or upgrade it belongs to
-	Index      int // its place in the crew
-	PID        int
-	State      string // starting | ready | stuck | draining | down
-	Ready      bool
-	Slots      []int // it accepts on these now
-	Generation uint64
-	Version    string
-	Since      time.Time // when it started or was adopted
-	Restarts   int       // of this place in the crew
-	Adopted    bool      // an earlier supervisor started it
-	Detail     string
+	Crew        int // the start or upgrade it belongs to
+	Index       int // its place in the crew
+	PID         int
+	State       string // starting | ready | stuck | draining | down
+	Ready       bool
+	Slots       []int // it accepts on these now
+	Connections int   // of clients, as of a moment ago
+	Generation  uint64
+	Version     string
+	Since       time.Time // when it started or was adopted
+	Restarts    int       // of this place in the crew
+	Adopted     bool      // an earlier supervisor started it
+	Detail      string
 }
 
 // Datapath is the kernel half.

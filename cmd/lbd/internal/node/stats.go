@@ -17,6 +17,11 @@ type statsCache struct {
 	last  lb.Stats
 }
 
+// Crew lists the workers as they are now, with what they have to do.
+func (n *Node) Crew() []Worker {
+	return n.o.Fleet.Crew()
+}
+
 // Stats is what all workers counted, those that are gone included. It must
 // not be changed.
 func (n *Node) Stats() lb.Stats {

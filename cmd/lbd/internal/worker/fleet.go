@@ -71,18 +71,19 @@ type Update struct {
 
 // WorkerInfo is what is known of one worker process.
 type WorkerInfo struct {
-	Crew       int       `json:"crew"`  // the start or upgrade it belongs to
-	Index      int       `json:"index"` // its place in the crew
-	PID        int       `json:"pid"`
-	State      string    `json:"state"` // starting | ready | stuck | draining | down
-	Ready      bool      `json:"ready"`
-	Slots      []int     `json:"slots"` // it accepts on these now
-	Generation uint64    `json:"generation"`
-	Version    string    `json:"version"`
-	Since      time.Time `json:"since"`    // when it started or was adopted
-	Restarts   int       `json:"restarts"` // of this place in the crew
-	Adopted    bool      `json:"adopted"`  // it was started by an earlier supervisor
-	Detail     string    `json:"detail,omitempty"`
+	Crew        int       `json:"crew"`  // the start or upgrade it belongs to
+	Index       int       `json:"index"` // its place in the crew
+	PID         int       `json:"pid"`
+	State       string    `json:"state"` // starting | ready | stuck | draining | down
+	Ready       bool      `json:"ready"`
+	Slots       []int     `json:"slots"`       // it accepts on these now
+	Connections int       `json:"connections"` // of clients, as of a moment ago
+	Generation  uint64    `json:"generation"`
+	Version     string    `json:"version"`
+	Since       time.Time `json:"since"`    // when it started or was adopted
+	Restarts    int       `json:"restarts"` // of this place in the crew
+	Adopted     bool      `json:"adopted"`  // it was started by an earlier supervisor
+	Detail      string    `json:"detail,omitempty"`
 }
 
 // ErrClosed is returned by what is called after Close or Shutdown.

@@ -258,7 +258,7 @@ func (m *member) place() place {
 
 func (m *member) info() WorkerInfo {
 	i := WorkerInfo{
-		Crew: m.crew.number, Index: m.index, PID: m.pid, State: string(m.phase), Generation: m.generation,
+		Crew: m.crew.number, Index: m.index, PID: m.pid, State: string(m.phase), Generation: m.generation, Connections: m.stats.Connections,
 		Version: m.version, Since: m.started, Adopted: m.adopted, Detail: m.detail,
 	}
 	for _, g := range m.granted {

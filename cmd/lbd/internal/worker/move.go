@@ -35,6 +35,7 @@ type mover interface {
 	Gave(n int)
 	Accepts(l7.Handed) error
 	Import(l7.Handed) error
+	TakeBack(l7.Handed)
 }
 
 // batch is some connections on their way. The descriptors of all of them are
@@ -244,7 +245,7 @@ func (g *giver) put(h l7.Handed) {
 	}
 	g.mu.Unlock()
 	if over {
-		go g.back([]l7.Handed{h})
+		g.back([]l7.Handed{h})
 		return
 	}
 	wake(g.wake)
@@ -348,11 +349,11 @@ func (g *giver) send(all []l7.Handed) error {
 		}
 	}
 	g.gone(taken)
-	if len(left) == 0 {
-		return nil
+	if len(left) > 0 {
+		g.process.log.Info("connections are refused by the new worker and drain here", "refused", len(left), "of", len(all), "why", v.Why)
+		g.back(left)
 	}
-	g.back(left)
-	return fmt.Errorf("%d of %d were refused: %s", len(left), len(all), v.Why)
+	return nil
 }
 
 func (g *giver) answer() (verdict, error) {
@@ -376,23 +377,14 @@ func (g *giver) gone(all []l7.Handed) {
 	g.server.Gave(len(all))
 }
 
-// back goes on with connections that nobody took. They drain here; the loops
-// must not offer them again.
+// back goes on with connections that nobody took. They drain here.
 func (g *giver) back(all []l7.Handed) {
-	g.mu.Lock()
-	g.over = true
-	g.mu.Unlock()
-	g.server.Export(nil)
 	for _, h := range all {
-		if err := g.server.Import(h); err != nil {
-			g.process.log.Error("a connection is lost", "err", err)
-			closeAll(h.FDs)
-		}
-		g.server.Gave(1)
+		g.server.TakeBack(h)
 	}
 }
 
-// end takes back what waits.
+// end takes back what waits; the loops offer nothing any more.
 func (g *giver) end() {
 	g.mu.Lock()
 	waiting := g.queue
@@ -403,5 +395,6 @@ func (g *giver) end() {
 	default:
 	}
 	g.mu.Unlock()
+	g.server.Export(nil)
 	g.back(waiting)
 }

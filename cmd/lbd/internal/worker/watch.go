@@ -191,11 +191,18 @@ func (f *Fleet) runPing(m *member) {
 			return
 		}
 		f.ping(m)
-		if time.Since(pulled) > statsInterval {
+		if time.Since(pulled) > statsInterval || f.leaves(m) {
 			pulled = time.Now()
 			f.pull(m)
 		}
 	}
+}
+
+// leaves: how a drain comes on is asked for often.
+func (f *Fleet) leaves(m *member) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return m.phase == draining
 }
 
 func (f *Fleet) ping(m *member) {
