@@ -301,18 +301,33 @@ func (p *Proxy) Drain(deadline time.Time) {
 	})
 }
 
-// finishWritten ends a drain once every loop has ended its turn: what the last
-// connections were told is written at the end of one.
+// owingTick is how often a drain looks whether slow clients have taken the rest.
+const owingTick = 20 * time.Millisecond
+
+// finishWritten ends a drain once every loop has ended its turn, for what the
+// last connections were told is written at the end of one, and once nothing is
+// left that the kernel has not taken yet.
 func (p *Proxy) finishWritten() {
 	var left atomic.Int64
 	left.Store(int64(len(p.threads)))
 	p.each(func(t *thread) {
 		t.loop.Post(func() { // in the next turn
 			if left.Add(-1) == 0 {
-				go p.finish()
+				go p.finishSent()
 			}
 		})
 	})
+}
+
+func (p *Proxy) finishSent() {
+	for slices.ContainsFunc(p.threads, func(t *thread) bool { return t.loop.Owing() > 0 }) {
+		select {
+		case <-time.After(owingTick):
+		case <-p.done: // the time is over
+			return
+		}
+	}
+	p.finish()
 }
 
 // finish ends a drain.

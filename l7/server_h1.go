@@ -492,12 +492,13 @@ func (s *serverH1) Expired(*loop.Timer) {
 }
 
 // drain tells the client to go with its next response, and closes an idle
-// connection soon.
+// connection soon. One that has not asked anything yet has the time that it has
+// anyway: its client is about to.
 func (s *serverH1) drain() {
 	if s.thread.offer(s) {
 		return
 	}
-	if s.turn == nil && s.state == serverHead {
+	if s.turn == nil && s.state == serverHead && s.served > 0 {
 		s.thread.loop.Stop(&s.timer)
 		s.thread.loop.Set(&s.timer, s.keepAlive(), s)
 	}

@@ -255,7 +255,7 @@ func (c *serverH2) Expired(*loop.Timer) {
 	case c.state == serverLinger && c.t.Buffered() > 0: // a slow client; the loop knows when it is too slow
 		c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
 		return
-	case c.state == serverLinger && c.thread.lingerOn(c.t, &c.lingers):
+	case c.state == serverLinger && (c.thread.lingerOn(c.t, &c.lingers) || c.awaitsEnd()):
 		c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
 		return
 	case c.state == serverLinger:
@@ -346,6 +346,16 @@ func (c *serverH2) startLinger() {
 	c.t.CloseWrite()
 	c.thread.loop.Stop(&c.timer)
 	c.thread.loop.Set(&c.timer, c.thread.proxy.times.linger, c)
+}
+
+// leaveTime is how long a client may take to see that its connection is over.
+const leaveTime = 5 * time.Second
+
+// awaitsEnd: the client was told to go and has not closed yet. It may be about to
+// ask something; a reset would take from it the GOAWAY that says that nothing of
+// it was begun.
+func (c *serverH2) awaitsEnd() bool {
+	return c.thread.leaving && time.Duration(c.lingers)*c.thread.proxy.times.linger < leaveTime
 }
 
 // cutOff closes now and takes the connection out of the books, once.

@@ -442,6 +442,7 @@ func TestH2DrainLetsStreamsFinish(t *testing.T) {
 	r.head(3, true, request("GET", "/late")...)
 	close(release)
 	r.want("HEADERS 1 :status=200 content-length=2", `DATA 1 "ok" end`, "EOF")
+	r.c.Close()
 	select {
 	case <-l.proxy.Done():
 	case <-time.After(patience):

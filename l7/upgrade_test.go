@@ -2,11 +2,15 @@ package l7
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A tunnel that is agreed on while its worker hands its connections over goes,
@@ -109,5 +113,94 @@ func TestARequestThatCameInTimeIsAnswered(t *testing.T) {
 		close(done)
 		c.response().want(t, "200", "ok")
 		c.Close()
+	}
+}
+
+// A TLS client that has shaken hands is about to ask. It is answered, and told to
+// go with that, however long ago the drain began.
+func TestAConnectionThatNeverAskedIsNotCutShortByADrain(t *testing.T) {
+	a := newAuthority(t, "ca")
+	o := startOrigin(t, answering(ok))
+	l := startSecure(t, a, labOptions{}, secured("", o.addr))
+	const grace = 100 * time.Millisecond
+	l.proxy.threads[0].loop.Post(func() { l.proxy.threads[0].grace = grace })
+	fresh, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	idle, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	idle.get("/").want(t, "200", "ok")
+	l.proxy.each(func(th *thread) { th.drain(grace) })
+	idle.ended(t)
+	last := fresh.get("/")
+	last.want(t, "200", "ok")
+	if field(last.head, "connection") != "close" {
+		t.Errorf("the client is not told to go: %s", last.head)
+	}
+	fresh.ended(t)
+}
+
+// The last bytes of a response to a slow client are sent before a worker that
+// drains is done.
+func TestADrainIsNotOverWhileAClientTakesTheRest(t *testing.T) {
+	const size = 4 << 20
+	whole := Filter{Request: func(*Session) (*Response, error) {
+		return &Response{Status: 200, Length: size, Body: make([]byte, size)}, nil
+	}}
+	l := startLab(t, labOptions{filters: map[string]Filter{"whole": whole}}, filtered([]string{"whole"}, "127.0.0.1:9"))
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 8<<10) })
+	}}
+	c, err := d.Dial("tcp", l.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	res, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.proxy.Drain(time.Now().Add(2 * patience))
+	go func() {
+		<-l.proxy.Done()
+		l.stop() // as the end of the process
+	}()
+	slowly := make([]byte, 64<<10)
+	for got := 0; got < size; {
+		n, err := res.Body.Read(slowly)
+		if got += n; err != nil && got < size {
+			t.Fatalf("%d of %d bytes, then %v", got, size, err)
+		}
+		time.Sleep(100 * time.Microsecond)
+	}
+	select {
+	case <-l.proxy.Done():
+	case <-time.After(patience):
+		t.Error("the drain does not end")
+	}
+}
+
+// A client of HTTP/2 that was told to go may be slow to see it: what it begins
+// meanwhile meets no reset, which would take the GOAWAY from it.
+func TestH2DrainWaitsForTheClientsEnd(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	l := startLab(t, labOptions{}, pool(o.addr))
+	quick := usualTimes
+	quick.linger = 20 * time.Millisecond
+	l.hurry(quick)
+	r := l.raw()
+	r.head(1, true, request("GET", "/")...)
+	for f := r.next(); f != `DATA 1 "ok" end`; f = r.next() {
+	}
+	l.proxy.Drain(time.Now().Add(patience))
+	for f := r.next(); f != "EOF"; f = r.next() {
+	}
+	time.Sleep(5 * quick.linger) // longer than a client that was not told to go has
+	if n := l.proxy.Stats().Connections; n != 1 {
+		t.Errorf("%d connections are open, want the one whose client has not closed", n)
+	}
+	r.c.Close()
+	select {
+	case <-l.proxy.Done():
+	case <-time.After(patience):
+		t.Error("the drain does not end")
 	}
 }

@@ -66,7 +66,7 @@ type Conn struct {
 	blocked  bool // the kernel takes no more for now
 	wide     bool // buffered more than lowWater since the last Drained
 	eof      bool // the peer's FIN was read
-	closing  bool // CloseWrite once all is written
+	closing  bool // CloseWrite once all is written; with ending: it counts as owing
 	ending   bool // Close once all is written; user hears nothing
 	closed   bool
 	broken   bool // nothing can be written any more
@@ -234,6 +234,9 @@ func (c *Conn) Close() {
 	}
 	c.drop()
 	c.closed = true
+	if c.ending && c.closing {
+		c.loop.owing.Add(-1)
+	}
 	if c.fd < 0 { // Dial has put it off
 		return
 	}

@@ -73,6 +73,7 @@ type Loop struct {
 	slow  atomic.Uint64
 	rests atomic.Uint64 // of listeners
 	turns atomic.Uint64
+	owing atomic.Int64  // connections that Finish and have not written all yet
 	naps  atomic.Uint64 // how often it fell asleep or woke up: odd while it sleeps
 
 	goroutine atomic.Int64 // what Run runs on
@@ -254,6 +255,10 @@ func (l *Loop) Beat() time.Time { return time.Unix(0, l.beat.Load()) }
 // Rests counts how often a listener rested because it got no descriptor. Any
 // thread may ask.
 func (l *Loop) Rests() uint64 { return l.rests.Load() }
+
+// Owing is how many connections will close when their peers have taken what was
+// written. Any thread may ask.
+func (l *Loop) Owing() int { return int(l.owing.Load()) }
 
 // SlowTurns counts turns that took over 10 ms. Any thread may ask.
 func (l *Loop) SlowTurns() uint64 { return l.slow.Load() }

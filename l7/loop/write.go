@@ -191,7 +191,7 @@ func (c *Conn) drop() {
 		c.blocked = false
 		c.ask(c.want &^ unix.EPOLLOUT)
 	}
-	c.closing, c.wide = false, false
+	c.closing, c.wide = c.closing && c.ending, false
 }
 
 func (c *Conn) recycle() {
@@ -275,5 +275,7 @@ func (c *Conn) Finish() {
 		c.Close()
 		return
 	}
+	c.closing = true
+	c.loop.owing.Add(1)
 	c.soil()
 }
