@@ -37,6 +37,9 @@ struct sock_common { __u32 skc_tw_rcv_nxt; } __attribute__((preserve_access_inde
 #define RCV_NXT __builtin_preserve_field_info(((struct sock_common *)0)->skc_tw_rcv_nxt, 0)
 #define SOCK_COMMON 160	/* bytes, more than any kernel's */
 
+/* What we read of a socket that is connected. */
+struct tcp_sock { __u32 rcv_nxt, rcv_wnd; } __attribute__((preserve_access_index));
+
 #define HELPER(type, name, id, ...) static type (*const name)(__VA_ARGS__) = (void *)(id)
 
 HELPER(void *, bpf_map_lookup_elem, BPF_FUNC_map_lookup_elem, void *map, const void *key);
@@ -57,6 +60,7 @@ HELPER(struct bpf_sock *, bpf_skc_lookup_tcp, BPF_FUNC_skc_lookup_tcp, void *ctx
        struct bpf_sock_tuple *tuple, __u32 size, __u64 netns, __u64 flags);
 HELPER(long, bpf_probe_read_kernel, BPF_FUNC_probe_read_kernel, void *to, __u32 size,
        const void *from);
+HELPER(struct tcp_sock *, bpf_skc_to_tcp_sock, BPF_FUNC_skc_to_tcp_sock, void *sock);
 HELPER(long, bpf_sk_release, BPF_FUNC_sk_release, void *sock);
 HELPER(long, bpf_tcp_check_syncookie, BPF_FUNC_tcp_check_syncookie, void *sock, void *ip,
        __u32 ip_size, struct tcphdr *tcp, __u32 tcp_size);

@@ -25,10 +25,26 @@ INLINE int is_repeated(struct bpf_sock *sk, const struct tcphdr *tcp)
 }
 
 /*
- * Whether this node's stack knows the flow: any socket but a listening one and
- * one in TIME_WAIT for another connection, or a listening one that sent the SYN
- * cookie which the segment acknowledges. A SYN is known if it opened the
- * half-open connection here before.
+ * Whether the segment lies near what the socket expects next. Else it is of a
+ * newer connection, and this socket's client is long gone: it went while this
+ * node could not be reached.
+ */
+INLINE int is_expected(struct bpf_sock *sk, const struct tcphdr *tcp)
+{
+	struct tcp_sock *known = bpf_skc_to_tcp_sock(sk);
+	__u32 near;
+
+	if (!known)
+		return 1;	/* half-open */
+	near = LATEST + known->rcv_wnd;
+	return __builtin_bswap32(tcp->seq) - known->rcv_nxt + near < 2 * near;
+}
+
+/*
+ * Whether this node's stack knows the flow: any socket that expects the segment,
+ * but a listening one, or a listening one that sent the SYN cookie which the
+ * segment acknowledges. A SYN is known if it opened the half-open connection here
+ * before.
  */
 INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 {
@@ -62,6 +78,8 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 		found = is_repeated(sk, p->tcp);
 	else if (sk->state == BPF_TCP_LISTEN && p->tcp)
 		found = !bpf_tcp_check_syncookie(sk, p->ip, p->ip_size, p->tcp, sizeof(*p->tcp));
+	else if (found && p->tcp)
+		found = is_expected(sk, p->tcp);
 	bpf_sk_release(sk);
 	return found;
 }

@@ -30,8 +30,67 @@ func established(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	from, to := c.LocalAddr().(*net.TCPAddr), c.RemoteAddr().(*net.TCPAddr)
-	return frame(eth(v4), ip4("127.0.0.1", "127.0.0.1", layers.IPProtocolTCP), tcp(from.Port, to.Port, "A"), data(10))
+	return segmentAt(c, sequence(t, c))
+}
+
+// segmentAt is a segment of a connection's client.
+func segmentAt(c net.Conn, seq uint32) []byte {
+	segment := tcp(c.LocalAddr().(*net.TCPAddr).Port, c.RemoteAddr().(*net.TCPAddr).Port, "A")
+	segment.Seq = seq
+	return frame(eth(v4), ip4("127.0.0.1", "127.0.0.1", layers.IPProtocolTCP), segment, data(10))
+}
+
+// sequence is the number of the next byte that a socket sends.
+func sequence(t *testing.T, c net.Conn) (next uint32) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(f uintptr) {
+		fd := int(f)
+		const sendQueue = 2
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, sendQueue)
+		seq, seqErr := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ)
+		next, err = uint32(seq), seqErr
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return next
+}
+
+// A node that lost its link keeps sockets whose clients are gone. Once it has its
+// rows back, new connections from the same ports must not end at them.
+func TestASocketKeepsTheSegmentsThatItExpectsOnly(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	next := sequence(t, c)
+	r := newRig(t, edge1).apply(steering(edge1, idleBut(edge1), idleBut(edge2)))
+	for _, k := range []struct {
+		sentence string
+		seq      uint32
+		reason   lb.Reason
+	}{
+		{"what comes next", next, lb.XDPFound},
+		{"an old segment again", next - 100_000, lb.XDPFound},
+		{"what comes after a lost segment", next + 50_000, lb.XDPFound},
+		{"a later connection's", next + 1<<26, lb.XDPMissed},
+		{"a later connection's, numbers having turned over", next - 1<<26, lb.XDPMissed},
+	} {
+		if _, reason, _ := r.run(segmentAt(c, k.seq)); reason != k.reason {
+			t.Errorf("%s: %s, want %s", k.sentence, reason, k.reason)
+		}
+	}
 }
 
 // listening returns a segment to a socket that listens but knows no such flow.
@@ -352,22 +411,7 @@ func resting(t *testing.T, l net.Listener) (client *net.TCPAddr, server int, nex
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw.Control(func(f uintptr) {
-		fd := int(f)
-		const sendQueue = 2
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, sendQueue)
-		seq, seqErr := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ)
-		next, err = uint32(seq)+1, seqErr // its FIN counts as one
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 0)
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	next = sequence(t, c) + 1 // its FIN counts as one
 	s.Close()
 	io.ReadAll(c)
 	c.Close()
