@@ -19,16 +19,17 @@ import (
 // How peers are asked whether they live, and what silence means.
 const (
 	askEvery     = 500 * time.Millisecond
-	suspectAfter = 2 // questions without an answer: the node sets may be about to change
-	downAfter    = 3 // it is not asked about new connections any more
-	silentAfter  = 6 // its datapath is gone, too: what gossip says is believed
+	suspectAfter = 2  // questions without an answer: the node sets may be about to change
+	downAfter    = 3  // it is not asked about new connections any more
+	silentAfter  = 6  // its datapath is gone, too: what gossip says is believed
+	deadAfter    = 28 // it is dead, not just cut off: 14 s, a partition of 10 and time to agree again
 )
 
 // How long rows are young and tables unsettled.
 const (
 	youngFor     = 8 * time.Second // a SYN is repeated after 1, 3 and 7 s
 	settlesIn    = 2 * time.Second
-	unsettledFor = 10 * time.Second // in a row, whatever happens
+	unsettledFor = 15 * time.Second // in a row, whatever happens
 	neverBeaten  = 0xffffffff
 )
 
@@ -56,6 +57,7 @@ type life struct {
 func (l *life) suspected() bool { return l.heard && l.missed >= suspectAfter }
 func (l *life) down() bool      { return l.heard && l.missed >= downAfter }
 func (l *life) silent() bool    { return l.missed >= silentAfter }
+func (l *life) dead() bool      { return l.missed >= deadAfter }
 
 // newProber opens its socket in the network namespace of the caller.
 func newProber(from netip.Addr) (*prober, error) {
@@ -159,7 +161,9 @@ func (p *prober) answered(from netip.Addr, b []byte) {
 }
 
 // state is what the answers say: whether somebody is suspected or sees other
-// epochs, who is down, who is silent.
+// epochs, who is down, who is silent. Who is silent may be cut off from here and
+// yet have clients, whose segments come here: to reset those at once would lose
+// connections that live.
 func (p *prober) state() (differing bool, down, silent []netip.Addr) {
 	if p == nil {
 		return false, nil, nil
@@ -167,7 +171,7 @@ func (p *prober) state() (differing bool, down, silent []netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for a, l := range p.lives {
-		if l.suspected() && !l.silent() || l.heard && l.missed <= 1 && l.view != p.view {
+		if l.suspected() && !l.dead() || l.heard && l.missed <= 1 && l.view != p.view {
 			differing = true
 		}
 		if l.down() {
