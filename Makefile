@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: deb install-test build run lab test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
+.PHONY: deb install-test build run lab consistency test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -14,6 +14,10 @@ run: build ## the quickstart: three backends and lbd, no root
 
 lab: build ## as root: client, router, three nodes, three backends in namespaces, and a tour
 	$(GO) run ./bench/lab $(if $(KEEP),-keep) $(if $(SMOKE),-smoke)
+
+consistency: build ## as root: what each change costs 2500 (CONNECTIONS) long-lived connections in the lab; ROWS=text, ROUNDS=n; 8 minutes
+	$(GO) build -trimpath -ldflags "-X github.com/cirque-lb/lb/l4.generation=v0" -o bin/lbd-other ./cmd/lbd
+	$(GO) run ./bench/lab -consistency $(or $(CONNECTIONS),2500) $(if $(ROWS),-rows "$(ROWS)") $(if $(ROUNDS),-rounds $(ROUNDS))
 
 check: ## vet, staticcheck, gofmt
 	$(GO) vet ./...

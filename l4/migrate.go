@@ -20,8 +20,10 @@ import (
 // the rest while packets still go by the old programs; then each link gets the
 // new program in place of the old one, which no packet notices.
 
-// generation is what the layout alone does not show: the meaning of fields.
-const generation = "v2"
+// generation is what the layout alone does not show: the meaning of fields. A
+// variable, so that a build may give itself another one and be migrated to:
+// -ldflags "-X github.com/cirque-lb/lb/l4.generation=v3".
+var generation = "v2"
 
 // layout names how the maps of a build are laid out.
 func layout(spec *ebpf.CollectionSpec) string {

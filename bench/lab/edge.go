@@ -16,7 +16,7 @@ import (
 func (l *lab) config(m machine) []byte {
 	return l.nodeConfig(m, settings{
 		Data: l.path(m.Name, "data"), Run: l.path(m.Name, "run"), Key: l.path("cluster.key"), Socket: l.socket(m),
-		Interface: m.uplink(), Pins: l.pins + "/" + m.Name, Processes: l.processes(), Threads: fmt.Sprint(l.threads()),
+		Interface: m.uplink(), Pins: l.pins + "/" + m.Name, Processes: l.processes(), Threads: fmt.Sprint(l.threads()), Echo: l.echo,
 	})
 }
 
@@ -25,6 +25,7 @@ type settings struct {
 	Data, Run, Key, Socket, Interface, Pins string
 	Processes                               int
 	Threads                                 string
+	Echo                                    bool // a TCP proxy beside the HTTP one
 }
 
 //go:embed lbd.yaml.tmpl
@@ -34,7 +35,7 @@ var configTemplate = template.Must(template.New("lbd.yaml").Parse(configText))
 
 // nodeConfig is the lbd.yaml of a node of this topology.
 func (t *topology) nodeConfig(m machine, s settings) []byte {
-	var seeds, origins []string
+	var seeds, origins, echoes []string
 	for _, n := range t.role("node") {
 		if n.Name != m.Name {
 			seeds = append(seeds, fmt.Sprintf(`"%s:%d"`, n.address(), gossipPort))
@@ -42,11 +43,17 @@ func (t *topology) nodeConfig(m machine, s settings) []byte {
 	}
 	for _, o := range t.role("backend") {
 		origins = append(origins, fmt.Sprintf(`"%s:%d"`, o.address(), originPort))
+		echoes = append(echoes, fmt.Sprintf(`"%s:%d"`, o.address(), originPort+1))
+	}
+	echo := ""
+	if s.Echo {
+		echo = echoOf(t.VIP).String()
 	}
 	var b bytes.Buffer
 	err := configTemplate.Execute(&b, map[string]any{
 		"Name": m.Name, "Address": m.address(), "VIP": t.VIP, "Settings": s,
 		"Gossip": gossipPort, "Metrics": metricsPort, "Seeds": strings.Join(seeds, ", "), "Origins": strings.Join(origins, ", "),
+		"Echo": echo, "Echoes": strings.Join(echoes, ", "),
 	})
 	if err != nil {
 		panic(err) // a fixed template of fixed fields

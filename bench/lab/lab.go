@@ -16,6 +16,7 @@ import (
 type lab struct {
 	*world
 	smoke bool
+	echo  bool // the nodes proxy TCP, too
 	lbctl string
 	lbd   string // the binary that runs, in a place that workers can read
 	load  *loadClient
@@ -25,12 +26,13 @@ type lab struct {
 const (
 	startTime  = 60 * time.Second
 	settleTime = 30 * time.Second
+	calmTime   = 2 * time.Minute // of the consistency table, on whatever machine
 )
 
 // open starts backends, nodes and the load's process, and waits until the nodes
 // agree.
 func open(ctx context.Context, w *world, f flags) (*lab, error) {
-	l := &lab{world: w, smoke: f.smoke, lbd: w.path("lbd")}
+	l := &lab{world: w, smoke: f.smoke, echo: f.consistency > 0, lbd: w.path("lbd")}
 	lbd, err := absolute(f.lbd)
 	if err != nil {
 		return nil, err

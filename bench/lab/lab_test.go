@@ -168,6 +168,7 @@ func TestAConnectionThatIsAskedToGoHasMoved(t *testing.T) {
 		if asked++; asked == 2 {
 			w.Header().Set("Connection", "close")
 		}
+		io.WriteString(w, r.URL.String())
 	}))
 	defer s.Close()
 	l := newLoad(netip.MustParseAddrPort(s.Listener.Addr().String()))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -24,19 +26,24 @@ const (
 	keep   = "keep"   // a request every think time, for as long as it is kept
 	stream = "stream" // one response that never ends
 	held   = "held"   // one request, then idle until asked again
+	tunnel = "tunnel" // bytes both ways, through the TCP proxy
+	slow   = "slow"   // one response that takes its time, then another
 )
 
 const (
 	patience    = 8 * time.Second // for a connection, an answer, the next line of a stream
 	think       = 250 * time.Millisecond
 	shortAtOnce = 1024
-	maxFailures = 500 // told one by one; all are counted
+	maxFailures = 20_000 // told one by one; all are counted
 )
 
 // load opens connections through the VIP and keeps count of what becomes of
 // them. It retries nothing: what a client would notice is a failure.
 type load struct {
 	target netip.AddrPort
+
+	connect, answer atomic.Int64 // ns of patience with each
+	life            atomic.Int64 // of the tunnels: what began in an earlier one ends
 
 	mu    sync.Mutex // guards what follows
 	tally report
@@ -52,6 +59,7 @@ type flow struct {
 	opened time.Time
 	node   string // that answered; "" before
 
+	nonce   string    // the last answer has to tell it, unless this is empty
 	answers int       // so far
 	asked   time.Time // the last request
 }
@@ -92,7 +100,7 @@ func (r report) all() (sum tally) {
 // failure is one connection that a client would complain of.
 type failure struct {
 	Kind   string    `json:"kind"`
-	Stage  string    `json:"stage"` // connect | request | response | idle | stream
+	Stage  string    `json:"stage"` // connect | request | response | idle | stream | wrong
 	Port   int       `json:"port"`  // ours
 	Node   string    `json:"node,omitempty"`
 	Opened time.Time `json:"opened"`
@@ -118,6 +126,8 @@ type liveFlow struct {
 
 func newLoad(target netip.AddrPort) *load {
 	l := &load{target: target, live: map[*flow]bool{}}
+	l.connect.Store(int64(patience))
+	l.answer.Store(int64(patience))
 	l.reset()
 	return l
 }
@@ -146,22 +156,31 @@ func (l *load) count(kind string, t tally) {
 	l.tally.Kinds[kind] = l.tally.Kinds[kind].plus(t)
 }
 
-// open connects, from a port of ours or any (0), and sends the first request.
-func (l *load) open(ctx context.Context, kind string, port int, path string, last bool) (*flow, *http.Response) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// dial connects, from a port of ours or any (0); nil: it failed.
+func (l *load) dial(ctx context.Context, kind string, port int, to netip.AddrPort) *flow {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(l.connect.Load()))
 	defer cancel()
 	f := &flow{kind: kind, opened: time.Now()}
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{Port: port}}
-	conn, err := dialer.DialContext(ctx, "tcp", l.target.String())
+	conn, err := dialer.DialContext(ctx, "tcp", to.String())
 	if err != nil {
 		l.fail(f, "connect", err)
-		return nil, nil
+		return nil
 	}
 	l.count(kind, tally{Opened: 1})
 	f.Conn, f.in = conn, bufio.NewReader(conn)
 	l.mu.Lock()
 	l.live[f] = true
 	l.mu.Unlock()
+	return f
+}
+
+// open connects and sends the first request.
+func (l *load) open(ctx context.Context, kind string, port int, path string, last bool) (*flow, *http.Response) {
+	f := l.dial(ctx, kind, port, l.target)
+	if f == nil {
+		return nil, nil
+	}
 	res := l.ask(f, path, last)
 	if res == nil {
 		return nil, nil
@@ -173,7 +192,7 @@ func (l *load) open(ctx context.Context, kind string, port int, path string, las
 // the flow is closed.
 func (l *load) ask(f *flow, path string, last bool) *http.Response {
 	f.asked = time.Now()
-	f.SetDeadline(f.asked.Add(patience))
+	f.SetDeadline(f.asked.Add(time.Duration(l.answer.Load())))
 	head := "GET " + path + " HTTP/1.1\r\nHost: lab.example\r\n"
 	if last {
 		head += "Connection: close\r\n"
@@ -206,13 +225,25 @@ func (l *load) landed(f *flow, node string) {
 	}
 }
 
-// finish reads the rest of a response; false: it was cut and the flow is closed.
+// finish reads the rest of a response, which tells what was asked; false: it was
+// cut or is another's, and the flow is closed.
 func (l *load) finish(f *flow, res *http.Response) bool {
-	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
 		l.fail(f, "response", err)
 		return false
 	}
+	if f.nonce != "" && !bytes.Contains(body, []byte(f.nonce)) {
+		l.fail(f, "wrong", fmt.Errorf("the answer to %s is %.100q", f.nonce, body))
+		return false
+	}
 	return true
+}
+
+// whoami is the next question, unlike any other's.
+func (f *flow) whoami() string {
+	f.nonce = fmt.Sprintf("/whoami?n=%x", rand.Uint64())
+	return f.nonce
 }
 
 func (l *load) fail(f *flow, stage string, err error) {
@@ -284,11 +315,14 @@ func (l *load) runKeep(ctx context.Context) {
 				l.end(f, tally{Ended: 1})
 				return
 			}
-			if res.Close || !l.idle(ctx, f) {
+			if res.Close {
 				l.end(f, tally{Moved: 1})
 				break
 			}
-			if res = l.ask(f, "/whoami", false); res == nil {
+			if !l.idle(f) {
+				break
+			}
+			if res = l.ask(f, f.whoami(), false); res == nil {
 				break
 			}
 		}
@@ -298,11 +332,18 @@ func (l *load) runKeep(ctx context.Context) {
 	}
 }
 
-// idle waits for the think time; false: the proxy closed meanwhile.
-func (l *load) idle(ctx context.Context, f *flow) bool {
+// idle waits for the think time; false: the proxy closed meanwhile, and so do we.
+func (l *load) idle(f *flow) bool {
 	f.SetReadDeadline(time.Now().Add(think/2 + rand.N(think)))
-	_, err := f.in.Peek(1)
-	return errors.Is(err, syscall.ETIMEDOUT) || isTimeout(err)
+	switch _, err := f.in.Peek(1); {
+	case isTimeout(err):
+		return true
+	case errors.Is(err, io.EOF):
+		l.end(f, tally{Moved: 1})
+	default:
+		l.fail(f, "idle", cmp.Or(err, errors.New("an answer to nothing")))
+	}
+	return false
 }
 
 // runStream reads one endless response, and another when it ends.
@@ -320,7 +361,7 @@ func (l *load) runStream(ctx context.Context) {
 func (l *load) follow(ctx context.Context, f *flow, res *http.Response) {
 	lines := bufio.NewReader(res.Body)
 	for ctx.Err() == nil {
-		f.SetReadDeadline(time.Now().Add(patience))
+		f.SetReadDeadline(time.Now().Add(time.Duration(l.answer.Load())))
 		if _, err := lines.ReadSlice('\n'); err != nil {
 			l.fail(f, "stream", err) // it has no end: a clean one is cut, too
 			return

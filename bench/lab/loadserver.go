@@ -22,6 +22,10 @@ type order struct {
 	PerSecond int `json:"per_second,omitempty"` // /steady
 	Keep      int `json:"keep,omitempty"`
 	Streams   int `json:"streams,omitempty"`
+	Tunnels   int `json:"tunnels,omitempty"`
+	Slow      int `json:"slow,omitempty"`
+	Connect   ms  `json:"connect,omitempty"` // patience, from then on
+	Answer    ms  `json:"answer,omitempty"`
 	N         int `json:"n,omitempty"` // /hold
 	AtOnce    int `json:"at_once,omitempty"`
 
@@ -52,6 +56,7 @@ func serveLoad(ctx context.Context, socket string, target netip.AddrPort) error 
 	handle(mux, "POST /rest", func(o order) any { return l.rest(ctx, o.Ports) })
 	handle(mux, "POST /again", func(o order) any { l.again(o.AtOnce); return l.flows() })
 	handle(mux, "POST /release", func(o order) any { l.release(); return l.flows() })
+	handle(mux, "POST /renew", func(order) any { l.life.Add(1); return l.flows() })
 	handle(mux, "POST /take", func(order) any { return l.take() })
 	handle(mux, "POST /flows", func(order) any { return l.flows() })
 	listener, err := net.Listen("unix", socket)
@@ -64,6 +69,16 @@ func serveLoad(ctx context.Context, socket string, target netip.AddrPort) error 
 }
 
 func (l *load) begin(ctx context.Context, steady *sync.WaitGroup, o order) {
+	if o.Connect > 0 && o.Answer > 0 {
+		l.connect.Store(int64(o.Connect) * int64(time.Millisecond))
+		l.answer.Store(int64(o.Answer) * int64(time.Millisecond))
+	}
+	for range o.Tunnels {
+		steady.Go(func() { l.runTunnel(ctx) })
+	}
+	for range o.Slow {
+		steady.Go(func() { l.runSlow(ctx) })
+	}
 	for range o.Keep {
 		steady.Go(func() { l.runKeep(ctx) })
 	}

@@ -24,6 +24,9 @@ type flags struct {
 	keep, smoke, down bool
 	lbd, lbctl        string
 	prefix, steps     string
+
+	consistency, rounds int
+	rows, other, logs   string
 }
 
 func main() {
@@ -49,6 +52,11 @@ func run(ctx context.Context, args []string) error {
 	set.StringVar(&f.lbctl, "lbctl", "bin/lbctl", "its command line")
 	set.StringVar(&f.steps, "steps", "abcdefg", "what to visit, in this order; a step may come more than once")
 	set.StringVar(&f.prefix, "prefix", "cirque-lab", "begins the name of every namespace, directory and pin")
+	set.IntVar(&f.consistency, "consistency", 0, "instead of the tour: so many long-lived connections, and what each change costs them")
+	set.IntVar(&f.rounds, "rounds", 1, "of the consistency table")
+	set.StringVar(&f.rows, "rows", "", "of the consistency table whose names have this in them")
+	set.StringVar(&f.other, "other", "bin/lbd-other", "a daemon whose maps are another layout, for the consistency table")
+	set.StringVar(&f.logs, "logs", "", "keep the logs in this directory")
 	set.Parse(args)
 	if os.Geteuid() != 0 {
 		return errors.New("namespaces and XDP need root: sudo make lab (without root: make run)")
@@ -118,12 +126,35 @@ func visit(ctx context.Context, f flags, t *topology) (err error) {
 	if err != nil {
 		return err
 	}
-	failed := l.tour(ctx, f.steps)
+	if f.logs != "" {
+		defer func() { err = errors.Join(err, l.saveLogs(f.logs)) }()
+	}
+	failed := l.show(ctx, f)
 	if f.keep && ctx.Err() == nil {
 		l.invite()
 		<-ctx.Done()
 	}
 	return failed
+}
+
+func (l *lab) show(ctx context.Context, f flags) error {
+	if f.consistency > 0 {
+		return l.consistency(ctx, f)
+	}
+	return l.tour(ctx, f.steps)
+}
+
+// saveLogs copies what the programs said to where close does not remove it.
+func (l *lab) saveLogs(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	logs, _ := filepath.Glob(l.path("*.log"))
+	var errs []error
+	for _, log := range logs {
+		errs = append(errs, copyFile(filepath.Join(dir, filepath.Base(log)), log))
+	}
+	return errors.Join(errs...)
 }
 
 // absolute finds a program before we change to where others run it.

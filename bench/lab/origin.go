@@ -20,6 +20,9 @@ func serveOrigin(ctx context.Context, name, address string) error {
 	if err != nil {
 		return fmt.Errorf("listen as %s: %w", name, err)
 	}
+	if err := serveEcho(ctx, name, address); err != nil {
+		return err
+	}
 	fmt.Println("listening on", listener.Addr())
 	return server.Serve(listener)
 }
@@ -28,6 +31,7 @@ func origin(name string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("/whoami", func(w http.ResponseWriter, r *http.Request) { whoami(w, r, name) })
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) { tickSlowly(w, r, name) })
 	mux.HandleFunc("/stream", func(w http.ResponseWriter, r *http.Request) { tickForever(w, r, name) })
 	return mux
 }
