@@ -119,13 +119,13 @@ func TestARequestThatCameInTimeIsAnswered(t *testing.T) {
 // A TLS client that has shaken hands is about to ask. It is answered, and told to
 // go with that, however long ago the drain began.
 func TestAConnectionThatNeverAskedIsNotCutShortByADrain(t *testing.T) {
-	a := newAuthority(t, "ca")
+	a := newAuthority("ca")
 	o := startOrigin(t, answering(ok))
 	l := startSecure(t, a, labOptions{}, secured("", o.addr))
 	const grace = 100 * time.Millisecond
 	l.proxy.threads[0].loop.Post(func() { l.proxy.threads[0].grace = grace })
-	fresh, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
-	idle, _ := l.dialTLS(&tls.Config{RootCAs: a.pool(), ServerName: "a.example"})
+	fresh, _ := l.dialTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
+	idle, _ := l.dialTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
 	idle.get("/").want(t, "200", "ok")
 	l.proxy.each(func(th *thread) { th.drain(grace) })
 	idle.ended(t)
