@@ -15,6 +15,7 @@ type listenerDrains map[string]*listenerDrain
 // listenerDrain is how far one is: clients that come are turned away and those
 // that are here told to go, until none is left or drain.timeout is over.
 type listenerDrain struct {
+	since   time.Time // it was ordered; another order begins anew
 	overdue bool
 	empty   bool
 	told    bool // the workers have heard of it: a count means something
@@ -66,15 +67,17 @@ func (n *Node) tickListeners() bool {
 	if n.listeners == nil {
 		n.listeners = listenerDrains{}
 	}
-	maps.DeleteFunc(n.listeners, func(name string, _ *listenerDrain) bool {
-		_, drains := n.overlay.Listeners[name]
-		return !drains
-	})
 	changed := false
+	maps.DeleteFunc(n.listeners, func(name string, d *listenerDrain) bool {
+		since, drains := n.overlay.Listeners[name]
+		over := !drains || !since.Equal(d.since)
+		changed = changed || over
+		return over
+	})
 	for name, since := range n.overlay.Listeners {
 		d := n.listeners[name]
 		if d == nil {
-			d = &listenerDrain{}
+			d = &listenerDrain{since: since}
 			n.listeners[name] = d
 		}
 		timeout := n.running.config.Drain.Timeout
@@ -120,7 +123,7 @@ func (n *Node) countListeners() {
 // ListenerDrain says how a listener drains: since when, and whether it is empty.
 func (s *Snapshot) ListenerDrain(name string) (since time.Time, empty, drains bool) {
 	since, drains = s.Overlay.Listeners[name]
-	return since, s.EmptyListeners[name], drains
+	return since, drains && s.EmptyListeners[name], drains
 }
 
 // emptied are the listeners that drain and have no connection left.
