@@ -33,7 +33,7 @@ func (c *ctl) events() *cobra.Command {
 		for _, e := range list {
 			c.printEvent(e)
 		}
-		return c.client().Watch(cmd.Context(), after, func(e admin.Event) error { return c.printEvent(e) })
+		return untilInterrupted(cmd, c.client().Watch(cmd.Context(), after, func(e admin.Event) error { return c.printEvent(e) }))
 	}
 	return cmd
 }

@@ -96,12 +96,16 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func runScripted(ts *testscript.TestScript, args []string) int {
+	return run(context.Background(), scripted(ts, args), os.Stdin, ts.Stdout(), ts.Stderr())
+}
+
+// scripted are the arguments as the script means them: relative files are its own.
+func scripted(ts *testscript.TestScript, args []string) []string {
 	args = append([]string{"--addr", ts.Getenv("LBCTL_ADDR")}, args...)
-	// Relative files are those of the script.
 	for i, a := range args {
 		if _, err := os.Stat(ts.MkAbs(a)); err == nil && filepath.Ext(a) == ".yaml" {
 			args[i] = ts.MkAbs(a)
 		}
 	}
-	return run(context.Background(), args, os.Stdin, ts.Stdout(), ts.Stderr())
+	return args
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -62,6 +63,7 @@ func TestRealDaemon(t *testing.T) {
 			"crash":   r.cmd((*rig).crash),
 			"signal":  r.cmd((*rig).signal),
 			"fetch":   r.cmd((*rig).fetch),
+			"becomes": r.cmd((*rig).becomes),
 			"hold":    r.cmd((*rig).hold),
 			"release": r.cmd((*rig).release),
 			"lost":    r.cmd((*rig).lost),
@@ -69,6 +71,10 @@ func TestRealDaemon(t *testing.T) {
 			"await":   r.cmd((*rig).await),
 			"lint":    r.cmd((*rig).lint),
 			"match":   r.cmd((*rig).match),
+			"watch":   r.cmd((*rig).watch),
+			"name":    r.cmd((*rig).name),
+			"send":    r.cmd((*rig).send),
+			"within":  r.cmd((*rig).within),
 		},
 	})
 }
@@ -80,16 +86,16 @@ type rigs struct {
 	all map[string]*rig
 }
 
-// rig is one script's daemon with its backends.
+// rig is one script's daemons with their backends.
 type rig struct {
-	ts     *testscript.TestScript
-	lbd    string
-	work   string
-	daemon *exec.Cmd
-	gates  map[string]chan struct{} // what backends wait for before they answer /hold
-	asked  chan struct{}            // a request is held
-	held   sync.WaitGroup
-	failed chan error
+	ts      *testscript.TestScript
+	lbd     string
+	work    string
+	daemons map[string]*exec.Cmd     // by run directory; the first is run
+	gates   map[string]chan struct{} // what backends wait for before they answer /hold
+	asked   chan struct{}            // a request is held
+	held    sync.WaitGroup
+	failed  chan error
 }
 
 func (r *rigs) setup(e *testscript.Env) error {
@@ -97,14 +103,14 @@ func (r *rigs) setup(e *testscript.Env) error {
 	e.Setenv("lbd", r.lbd)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	one := &rig{lbd: r.lbd, work: e.WorkDir, gates: map[string]chan struct{}{}, asked: make(chan struct{}, 8), failed: make(chan error, 8)}
+	one := &rig{lbd: r.lbd, work: e.WorkDir, daemons: map[string]*exec.Cmd{}, gates: map[string]chan struct{}{}, asked: make(chan struct{}, 8), failed: make(chan error, 8)}
 	r.all[e.WorkDir] = one
 	e.Defer(func() {
 		for _, g := range one.gates {
 			close(g)
 		}
-		if one.daemon != nil {
-			one.end(syscall.SIGTERM)
+		for dir := range one.daemons {
+			one.end([]string{dir}, syscall.SIGTERM)
 		}
 		one.held.Wait()
 	})
@@ -162,18 +168,27 @@ func (r *rig) write(args []string) {
 	r.ts.Check(os.WriteFile(r.ts.MkAbs(args[1]), []byte(text), 0o644))
 }
 
-// start runs lbd and returns when it serves.
+// start FILE [DIR] runs lbd and returns when it serves; DIR is its run directory.
 func (r *rig) start(args []string) {
+	dir := first(args[1:])
 	log, err := os.OpenFile(filepath.Join(r.work, "lbd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	r.ts.Check(err)
 	defer log.Close()
-	r.daemon = exec.Command(r.lbd, "run", "-c", r.ts.MkAbs(args[0]))
-	r.daemon.Stdout, r.daemon.Stderr = log, log
-	r.ts.Check(r.daemon.Start())
+	daemon := exec.Command(r.lbd, "run", "-c", r.ts.MkAbs(args[0]))
+	daemon.Stdout, daemon.Stderr = log, log
+	r.ts.Check(daemon.Start())
+	r.daemons[dir] = daemon
 	r.until("lbd serves", func() bool {
-		s, err := r.client().Status(context.Background())
+		s, err := admin.Dial(filepath.Join(r.work, dir, "lbd.sock")).Status(context.Background())
 		return err == nil && s.State != "starting"
 	})
+}
+
+func first(dir []string) string {
+	if len(dir) == 0 {
+		return "run"
+	}
+	return dir[0]
 }
 
 func (r *rig) client() *admin.Client { return admin.Dial(filepath.Join(r.work, "run", "lbd.sock")) }
@@ -189,18 +204,79 @@ func (r *rig) until(what string, done func() bool) {
 	r.ts.Fatalf("waiting until %s\n%s", what, log)
 }
 
-func (r *rig) end(s os.Signal) {
-	r.daemon.Process.Signal(s)
-	r.daemon.Wait()
-	r.daemon = nil
+func (r *rig) end(dir []string, s os.Signal) {
+	daemon := r.daemons[first(dir)]
+	daemon.Process.Signal(s)
+	daemon.Wait()
+	delete(r.daemons, first(dir))
 }
 
-func (r *rig) halt([]string)  { r.end(syscall.SIGTERM) }
-func (r *rig) crash([]string) { r.end(syscall.SIGKILL) }
+func (r *rig) halt(dir []string)  { r.end(dir, syscall.SIGTERM) }
+func (r *rig) crash(dir []string) { r.end(dir, syscall.SIGKILL) }
 
 // signal sends HUP or USR2.
 func (r *rig) signal(args []string) {
-	r.ts.Check(r.daemon.Process.Signal(map[string]os.Signal{"HUP": syscall.SIGHUP, "USR2": syscall.SIGUSR2}[args[0]]))
+	r.ts.Check(r.daemons["run"].Process.Signal(map[string]os.Signal{"HUP": syscall.SIGHUP, "USR2": syscall.SIGUSR2}[args[0]]))
+}
+
+// watch PATTERN ARGS… runs lbctl until what it prints matches, then interrupts
+// it.
+func (r *rig) watch(args []string) {
+	want, err := regexp.Compile(args[0])
+	r.ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out := &watched{want: want, seen: cancel}
+	var errs strings.Builder
+	code := run(ctx, scripted(r.ts, args[1:]), strings.NewReader(""), out, &errs)
+	if code != exitOK || !want.MatchString(out.text.String()) {
+		r.ts.Fatalf("lbctl %v: exit %d, %s\n%s", args[1:], code, &errs, &out.text)
+	}
+}
+
+// watched is what lbctl prints until it is enough.
+type watched struct {
+	want *regexp.Regexp
+	seen func()
+	text strings.Builder
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	n, err := w.text.Write(p)
+	if w.want.MatchString(w.text.String()) {
+		w.seen()
+	}
+	return n, err
+}
+
+// name OLD NEW remembers the names of the keys of rings.json's first node.
+func (r *rig) name(args []string) {
+	var rings []admin.KeyRing
+	r.ts.Check(json.Unmarshal([]byte(r.ts.ReadFile("rings.json")), &rings))
+	for i, name := range args {
+		r.ts.Setenv(name, rings[0].Keys[i])
+	}
+}
+
+// send ADDRESS TEXT sends bytes and reads to the end.
+func (r *rig) send(args []string) {
+	c, err := net.Dial("tcp", args[0])
+	r.ts.Check(err)
+	defer c.Close()
+	io.WriteString(c, strings.NewReplacer(`\r`, "\r", `\n`, "\n").Replace(args[1]))
+	io.Copy(io.Discard, c)
+}
+
+// within PATTERN ARGS… runs lbctl again and again until it prints that.
+func (r *rig) within(args []string) {
+	want, err := regexp.Compile(args[0])
+	r.ts.Check(err)
+	var out strings.Builder
+	r.until(fmt.Sprintf("lbctl %v prints %s", args[1:], args[0]), func() bool {
+		out.Reset()
+		run(context.Background(), scripted(r.ts, args[1:]), strings.NewReader(""), &out, &out)
+		return want.MatchString(out.String())
+	})
 }
 
 // fetch URL CODE [BODY] asks through the balancer.
@@ -210,6 +286,14 @@ func (r *rig) fetch(args []string) {
 	if strconv.Itoa(code) != args[1] || len(args) > 2 && strings.TrimSpace(body) != args[2] {
 		r.ts.Fatalf("GET %s: %d %s, want %v", args[0], code, body, args[1:])
 	}
+}
+
+// becomes URL CODE asks until the answer is that: workers hear of orders soon.
+func (r *rig) becomes(args []string) {
+	r.until(fmt.Sprintf("GET %s: %s", args[0], args[1]), func() bool {
+		code, _, err := get(args[0])
+		return err == nil && strconv.Itoa(code) == args[1]
+	})
 }
 
 func get(url string) (int, string, error) {
@@ -303,7 +387,7 @@ func (r *rig) await(args []string) {
 	var out strings.Builder
 	r.until(fmt.Sprintf("lbctl %v", args), func() bool {
 		out.Reset()
-		all := append([]string{"--addr", r.ts.Getenv("LBCTL_ADDR")}, args[1:]...)
+		all := scripted(r.ts, args[1:])
 		return strconv.Itoa(run(context.Background(), all, strings.NewReader(""), &out, &out)) == args[0]
 	})
 }

@@ -36,7 +36,7 @@ Without a terminal, or with --count, it prints plain pictures instead; with
 		out, interactive := c.out.(*os.File)
 		in, typed := c.in.(*os.File)
 		if count > 0 || c.format != "table" || !interactive || !typed || !c.terminal(out) || !c.terminal(in) {
-			return c.topPlain(cmd.Context(), every, count)
+			return untilInterrupted(cmd, c.topPlain(cmd.Context(), every, count))
 		}
 		return c.topScreen(cmd.Context(), in, out, every)
 	}

@@ -30,7 +30,7 @@ func (c *ctl) repeat(cmd *cobra.Command, watch bool, f func() error) error {
 			fmt.Fprint(c.out, "\x1b[H\x1b[2J")
 		}
 		if err := f(); err != nil {
-			return err
+			return untilInterrupted(cmd, err)
 		}
 		select {
 		case <-cmd.Context().Done():
@@ -38,6 +38,15 @@ func (c *ctl) repeat(cmd *cobra.Command, watch bool, f func() error) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// untilInterrupted is what ended a command that has no end of its own: whoever
+// interrupts it has seen enough.
+func untilInterrupted(cmd *cobra.Command, err error) error {
+	if cmd.Context().Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // wait asks until done, saying how far it is. The error of a wait that takes
