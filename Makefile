@@ -41,8 +41,15 @@ fuzz: ## every fuzz target, FUZZTIME each
 chaos: build ## checked load under upgrades, good and broken, kills and reloads; QUICK=1: a minute; PEER=nginx or haproxy; RUSH=1: 100 upgrades in 60 s
 	$(GO) run ./bench/chaos $(if $(QUICK),-quick) $(if $(SEED),-seed $(SEED)) $(if $(PEER),-peer $(PEER)) $(if $(RUSH),-rush)
 
-partitions: ## five nodes, links cut and healed for ten minutes with edits on all sides
-	$(GO) test ./cmd/lbd/app -run PartitionsHeal -v -timeout 20m -partitions 10m
+PARTITIONS ?= 10m
+partitions: ## five nodes, links cut and healed for ten minutes with edits on all sides; as root five daemons, too, with clocks five minutes apart
+	$(GO) test ./cmd/lbd/app -run PartitionsHeal -v -timeout 20m -partitions $(PARTITIONS)
+	@mkdir -p bin/skew; std=$$($(GO) env GOROOT)/src/time; \
+	sed '/^func Now() Time {/,/^}/s/runtimeNow()$$/&; sec += skew/' $$std/time.go > bin/skew/time.go; \
+	printf '%s\n' 'package time' 'import "syscall"' 'var skew = func() (n int64) {' '	text, _ := syscall.Getenv("LBD_TEST_SKEW")' \
+	  '	sign := int64(1)' '	for _, c := range text {' '		if c == 45 { sign = -1 } else { n = 10*n + int64(c-48) }' '	}' '	return sign * n' '}()' > bin/skew/skew.go; \
+	printf '{"Replace":{"%s/time.go":"%s/bin/skew/time.go","%s/skew.go":"%s/bin/skew/skew.go"}}' $$std "$$PWD" $$std "$$PWD" > bin/skew/overlay.json
+	$(GO) test -overlay bin/skew/overlay.json ./cmd/lbd/app -run DaemonsOfARackHeal -v -timeout 25m -partitions $(PARTITIONS)
 
 DURATION ?= 20m
 soak: build ## mixed load for long, every response checked; SEED=1 repeats a run

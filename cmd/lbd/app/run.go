@@ -270,7 +270,7 @@ func (d *daemon) parts(pathless error) node.Options {
 	o := node.Options{
 		State: d.state, Fleet: d.fleet, Monitor: monitor{d.monitor, d.fleet, d.log},
 		Discovery: finder{d.found}, DatapathError: pathless, Version: thisVersion(), Log: d.log,
-		Events: filepath.Join(d.config.Node.RunDir, "events"),
+		Events: filepath.Join(d.config.Node.RunDir, "events"), Now: wallClock,
 	}
 	if d.path != nil {
 		o.Datapath = d.path
@@ -280,6 +280,9 @@ func (d *daemon) parts(pathless error) node.Options {
 	}
 	return o
 }
+
+// wallClock is what time it is for people; tests have it wrong.
+var wallClock = time.Now
 
 // boot is the datapath's boot id. Without one every start is a new life, but
 // for that of a successor.

@@ -33,6 +33,7 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "agent", "bogus"}, os.Args[1]) {
 		failSyncs()
+		skewClock()
 		Main("", filter.All)
 		return
 	}

@@ -13,7 +13,7 @@ import (
 // Traffic is what was counted so far, per listener and backend.
 func (c control) Traffic(context.Context) (admin.Traffic, error) {
 	s, stats := c.node.Snapshot(), c.node.Stats()
-	return trafficOf(s, stats, c.node.Reports(), c.node.Packets(), time.Now()), nil
+	return trafficOf(s, stats, c.node.Reports(), c.node.Packets(), wallClock()), nil
 }
 
 func trafficOf(s *node.Snapshot, stats lb.Stats, reports []node.Report, packets []lb.Sample, now time.Time) admin.Traffic {
