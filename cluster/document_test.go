@@ -41,6 +41,7 @@ func (n *network) document(want string, names ...string) {
 
 func TestTheLastEditReachesEverybody(t *testing.T) {
 	n := newNetwork(t)
+	n.pace = brisk
 	names := []string{"a", "b", "c"}
 	for _, name := range names {
 		n.start(name)
@@ -66,6 +67,7 @@ func TestTheLastEditReachesEverybody(t *testing.T) {
 
 func TestOfTwoEditsMadeApartOneWinsAndTheOtherIsReportedByAll(t *testing.T) {
 	n := newNetwork(t)
+	n.pace = brisk
 	names := []string{"a", "b", "c"}
 	for _, name := range names {
 		n.start(name)
