@@ -3,8 +3,10 @@
 // The nodes of a cluster agree on a list of epochs (see lb.Epoch) without a
 // leader: each node mints and merges by the same rules, so equal lists follow
 // from having heard the same epochs. All methods may be called concurrently.
-// Start at Cluster.Run, then view.go for the rules; gossip.go carries messages
-// and is the only file that knows memberlist.
+// Start at Cluster.Run, then view.go for the rules. gossip.go opens memberlist;
+// send.go is what goes out, receive.go what comes in, by its kind, delegate.go what
+// memberlist asks of us and tells of members. No other file knows it, but for
+// cut.go, which loses messages in tests.
 package cluster
 
 import (
