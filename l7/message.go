@@ -29,6 +29,15 @@ func (h Header) Lookup(name string) (string, bool) {
 	return "", false
 }
 
+// Clone returns a copy that lives on, strings and all.
+func (h Header) Clone() Header {
+	out := make(Header, len(h))
+	for i, f := range h {
+		out[i] = Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)}
+	}
+	return out
+}
+
 // Has reports whether a field of this name is there.
 func (h Header) Has(name string) bool {
 	_, ok := h.Lookup(name)
@@ -100,8 +109,9 @@ func (v Version) String() string {
 	return "HTTP/?"
 }
 
-// Request is a request's head. Its strings may point into memory that lives as
-// long as the exchange: clone what is to be kept longer.
+// Request is a request's head. It, its Header and their strings are borrowed: once
+// the Log phases are through, their memory is another request's. Clone what is to
+// be kept longer (Header.Clone, strings.Clone).
 type Request struct {
 	Method  string
 	Scheme  string // "http" or "https": how the client reached us
@@ -139,6 +149,7 @@ func (r *Request) Query() string {
 }
 
 // Response is a response's head, and its body when a filter or the proxy made it.
+// A backend's is borrowed as a Request is.
 type Response struct {
 	Status  int
 	Version Version // of a backend's response

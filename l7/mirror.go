@@ -75,7 +75,7 @@ func (x *exchange) sendCopy(c *copied) {
 	route.chain = noChain
 	y.session.Route, y.session.Pool = &route, c.pool
 	y.reqEnd, y.keeping = true, true
-	y.trailers = cloneFields(x.trailers)
+	y.trailers = x.trailers.Clone()
 	y.kept = t.loop.Append(nil, c.body)
 	y.bytesIn = int64(len(c.body))
 	c.pool.budget.request(t.loop)
@@ -116,15 +116,7 @@ func (r *Request) clone() *Request {
 	for _, s := range []*string{&c.Method, &c.Scheme, &c.Host, &c.Target, &c.Upgrade, &c.Listener, &c.ServerName, &c.Certificate} {
 		*s = strings.Clone(*s)
 	}
-	c.Header = cloneFields(r.Header)
+	c.Header = r.Header.Clone()
 	c.parsed = nil
 	return &c
-}
-
-func cloneFields(h Header) Header {
-	out := make(Header, len(h))
-	for i, f := range h {
-		out[i] = Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)}
-	}
-	return out
 }

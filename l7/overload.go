@@ -276,7 +276,7 @@ func (p *Proxy) setMemory(level int32) {
 	}
 	if level > memoryFine && time.Since(m.loud) > time.Minute {
 		m.loud = time.Now()
-		p.log.Warn("memory is short", "worker", p.options.Worker, "used", m.used.Load(), "limit", m.limit.Load(), "refusing", level == memoryOver)
+		p.log.Warn("memory is short", "used", m.used.Load(), "limit", m.limit.Load(), "refusing", level == memoryOver)
 	}
 	if was == memoryFine {
 		p.each(func(t *thread) { t.clients.each(clientConn.drain) })

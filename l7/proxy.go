@@ -32,7 +32,9 @@ type Options struct {
 	Filters map[string]Builder
 	Access  *os.File // the access log; nil: off
 	Log     *slog.Logger
-	Worker  string // its name in logs
+	// Spoil overwrites what an ended request leaves in memory, so that a filter
+	// that kept it instead of a copy is found out. It is for tests.
+	Spoil bool
 }
 
 // Proxy serves requests.

@@ -86,6 +86,9 @@ const maxSpare = 1024
 // recycle takes an exchange back. What it points to is forgotten, its memory is
 // kept.
 func (t *thread) recycle(x *exchange) {
+	if t.proxy.options.Spoil {
+		x.spoil()
+	}
 	if x.reply != nil {
 		t.answers.put(x.reply)
 	}
@@ -99,6 +102,30 @@ func (t *thread) recycle(x *exchange) {
 	x.thread, x.number, x.timer = t, number+1, timer // which rests: the wheel still knows it
 	x.session.locals, x.request.Header, x.text, x.tried = locals, header, text, tried
 	t.exchanges = append(t.exchanges, x)
+}
+
+// spoil overwrites what x lent to filters.
+func (x *exchange) spoil() {
+	spoiled := Field{Name: "spoiled", Value: "kept without a copy"}
+	headers := []Header{x.request.Header}
+	texts := [][]byte{x.text[:cap(x.text)]}
+	if x.reply != nil {
+		headers = append(headers, x.reply.response.Header)
+		texts = append(texts, x.reply.head)
+	}
+	if x.session.Request != nil {
+		headers = append(headers, x.session.Request.Header)
+	}
+	for _, h := range headers {
+		for i := range h {
+			h[i] = spoiled
+		}
+	}
+	for _, b := range texts {
+		for i := range b {
+			b[i] = '!'
+		}
+	}
 }
 
 // lately is a listener that was looked up, nearly always the next one, too.

@@ -77,7 +77,7 @@ func (w *watchdog) tell(t *thread, pulse loop.Pulse) {
 	if now, _ := t.loop.Pulse(); now != pulse {
 		stack = "it went on before it could be looked at"
 	}
-	w.proxy.log.Warn("a loop does not turn", "worker", w.proxy.options.Worker, "thread", t.index,
+	w.proxy.log.Warn("a loop does not turn", "thread", t.index,
 		"for_at_least", watchEvery, "not_logged_before", w.silent, "stack", stack)
 	w.last, w.silent = time.Now(), 0
 }

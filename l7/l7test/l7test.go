@@ -1,5 +1,6 @@
 // Package l7test runs a proxy inside a test: a real one, on a loopback port, as
-// a worker runs it. Who writes a filter tries it with this.
+// a worker runs it. Who writes a filter tries it with this. What a request lent to
+// a filter is overwritten when it ends: one that keeps it without a copy fails.
 //
 //	p := l7test.Start(t, map[string]l7.Builder{"mine": mine.New}, `
 //	routes: [ { filters: [ mine: { greeting: hello } ], respond: { body: hi } } ]`)
@@ -42,7 +43,7 @@ func Start(t testing.TB, filters map[string]l7.Builder, document string) *Proxy 
 // names.
 func StartWithFiles(t testing.TB, filters map[string]l7.Builder, files map[string][]byte, document string) *Proxy {
 	t.Helper()
-	engine, err := l7.New(l7.Options{Threads: 1, Filters: filters, Log: slog.New(slog.DiscardHandler)})
+	engine, err := l7.New(l7.Options{Threads: 1, Filters: filters, Log: slog.New(slog.DiscardHandler), Spoil: true})
 	if err != nil {
 		t.Fatal(err)
 	}
