@@ -30,6 +30,10 @@ const (
 
 // Reset begins a body. length counts only for framing Length.
 func (b *Body) Reset(f Framing, length int64, l *Limits) {
+	if cap(b.buf) > keepTrailers {
+		clear(b.trailers) // they point into it
+		b.buf = nil
+	}
 	*b = Body{framing: f, limits: *l, buf: b.buf[:0], trailers: b.trailers[:0]}
 	if f == Length {
 		b.left = length
@@ -164,11 +168,20 @@ func (b *Body) lineEnd(p []byte, n int) (int, *Error) {
 	return n + 1, nil
 }
 
+const (
+	// firstTrailers is how much is copied at first to find trailers in: what is
+	// behind them, the next requests perhaps, is copied for nothing.
+	firstTrailers = 256
+	// keepTrailers is the largest buffer that is kept for the next body.
+	keepTrailers = 4 << 10
+)
+
 // trailer gathers the trailer section (section 7.1.2), which is nearly always
 // an empty line, and reads it.
 func (b *Body) trailer(p []byte, n int) (int, *Error) {
 	before, limit := len(b.buf), b.limits.head()
-	b.buf = append(b.buf, p[n:min(len(p), n+limit-before)]...)
+	take := min(len(p)-n, limit-before, firstTrailers+before)
+	b.buf = append(b.buf, p[n:n+take]...)
 	if to := b.section.moved(b.buf); to != nil {
 		rebaseAll(b.trailers, nil, to)
 	}
@@ -182,7 +195,7 @@ func (b *Body) trailer(p []byte, n int) (int, *Error) {
 	case len(b.buf) == limit:
 		return n, errManyTrailers
 	}
-	return len(p), nil
+	return n + take, nil
 }
 
 func (b *Body) trailerFields() (event, *Error) {

@@ -148,3 +148,31 @@ func TestOtherFramings(t *testing.T) {
 		})
 	}
 }
+
+func TestABodyKeepsLittleForTheNext(t *testing.T) {
+	rest := strings.Repeat("x", 60_000)
+	for name, c := range map[string]struct {
+		body string
+		most int
+	}{
+		"what is behind it is not copied": {"1\r\na\r\n0\r\n\r\n", 1 << 10},
+		"large trailers are let go":       {"1\r\na\r\n0\r\nX: " + rest + "\r\n\r\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b Body
+			b.Reset(Chunked, -1, &Limits{})
+			if _, got, err := readBody(&b, c.body+rest, len(c.body)+len(rest)); err != nil || got != rest {
+				t.Fatalf("%d bytes are behind it, want %d; %v", len(got), len(rest), err)
+			}
+			b.Reset(Chunked, -1, &Limits{})
+			if cap(b.buf) > c.most {
+				t.Errorf("it keeps %d bytes", cap(b.buf))
+			}
+			for _, f := range b.trailers[:cap(b.trailers)] {
+				if c.most == 0 && f.Value != "" {
+					t.Error("it keeps a trailer")
+				}
+			}
+		})
+	}
+}
