@@ -45,7 +45,7 @@ type result struct {
 func (r *result) late() string {
 	fair := 3 * max(r.calm.p99, r.beside.p99)
 	switch {
-	case r.attacked.p99 <= max(fair, 20*time.Millisecond):
+	case r.attacked.p99 <= fair:
 		return ""
 	case r.beside.asked == 0:
 		return fmt.Sprintf("innocents wait %s, over three times %s", ms(r.attacked.p99), ms(r.calm.p99))
@@ -110,7 +110,7 @@ func (a *attack) run(o options, r *rig.Running) *result {
 	in := newInnocents(r)
 	defer in.close()
 	in.watch(func() { time.Sleep(500 * time.Millisecond) }) // warm up
-	res.calm = in.watch(func() { time.Sleep(1500 * time.Millisecond) })
+	res.calm = in.watch(func() { time.Sleep(3 * round) })
 	if a.hold == nil {
 		w, err := startWall()
 		if err != nil {

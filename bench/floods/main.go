@@ -6,7 +6,7 @@
 //
 // Per attack it says how the attackers' connections ended, how the proxy's
 // memory grew beside the bytes that they sent, and the failures and the 99th
-// percentile of innocent clients: calm, while the same flood is led against a
+// percentile of innocent clients, the median of rounds of 1.5 s: calm, while the same flood is led against a
 // wall beside the proxy, and under attack. A row says what a proxy is to be
 // blamed for: an attack that met no end, memory that grew out of proportion or
 // did not come back, innocent clients that got no answer or waited over three
@@ -38,7 +38,7 @@ func main() {
 	log.SetFlags(0)
 	var o options
 	flag.IntVar(&o.attackers, "attackers", 4, "connections at once of a flood of frames")
-	flag.DurationVar(&o.length, "length", 3*time.Second, "of a flood of frames")
+	flag.DurationVar(&o.length, "length", 3*round, "of a flood of frames")
 	flag.IntVar(&o.connections, "connections", 1000, "at once that are slow, up to 5000")
 	flag.DurationVar(&o.hold, "hold", 50*time.Second, "how long a slow connection waits for its end")
 	peer := flag.String("peer", "", "attack only this one: lbd, nginx or haproxy")
