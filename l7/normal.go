@@ -23,7 +23,9 @@ func isNormal(path string) bool {
 	return !strings.Contains(path, "%") && !strings.Contains(path, "//") && !strings.Contains(path, "/.")
 }
 
-// unescapedPlain decodes the escapes that stand for unreserved characters.
+// unescapedPlain decodes the escapes that stand for unreserved characters. A
+// percent sign that begins none is escaped: with what is decoded behind it it
+// could begin one that nobody has looked at.
 func unescapedPlain(path string) string {
 	b := make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
@@ -32,7 +34,9 @@ func unescapedPlain(path string) string {
 			high, low = hexDigit(path[i+1]), hexDigit(path[i+2])
 		}
 		if high < 0 || low < 0 {
-			b = append(b, path[i])
+			if b = append(b, path[i]); path[i] == '%' {
+				b = append(b, "25"...)
+			}
 			continue
 		}
 		if c := byte(high<<4 | low); unreserved(c) {
