@@ -45,10 +45,10 @@ PARTITIONS ?= 10m
 partitions: ## five nodes, links cut and healed for ten minutes with edits on all sides; as root five daemons, too, with clocks five minutes apart
 	$(GO) test ./cmd/lbd/app -run PartitionsHeal -v -timeout 20m -partitions $(PARTITIONS)
 	@mkdir -p bin/skew; std=$$($(GO) env GOROOT)/src/time; \
-	sed '/^func Now() Time {/,/^}/s/runtimeNow()$$/&; sec += skew/' $$std/time.go > bin/skew/time.go; \
+	sed '/^func Now() Time {/,/^}/s/runtimeNow()$$/&; sec += skew/' $$std/time.go > bin/skew/time; \
 	printf '%s\n' 'package time' 'import "syscall"' 'var skew = func() (n int64) {' '	text, _ := syscall.Getenv("LBD_TEST_SKEW")' \
-	  '	sign := int64(1)' '	for _, c := range text {' '		if c == 45 { sign = -1 } else { n = 10*n + int64(c-48) }' '	}' '	return sign * n' '}()' > bin/skew/skew.go; \
-	printf '{"Replace":{"%s/time.go":"%s/bin/skew/time.go","%s/skew.go":"%s/bin/skew/skew.go"}}' $$std "$$PWD" $$std "$$PWD" > bin/skew/overlay.json
+	  '	sign := int64(1)' '	for _, c := range text {' '		if c == 45 { sign = -1 } else { n = 10*n + int64(c-48) }' '	}' '	return sign * n' '}()' > bin/skew/skew; \
+	printf '{"Replace":{"%s/time.go":"%s/bin/skew/time","%s/skew.go":"%s/bin/skew/skew"}}' $$std "$$PWD" $$std "$$PWD" > bin/skew/overlay.json
 	$(GO) test -overlay bin/skew/overlay.json ./cmd/lbd/app -run DaemonsOfARackHeal -v -timeout 25m -partitions $(PARTITIONS)
 
 DURATION ?= 20m

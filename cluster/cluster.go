@@ -110,6 +110,7 @@ type Cluster struct {
 	sayings     map[string]map[string]saying // by member and part
 	asked       map[[2]string]inquiry        // sayings on their way
 	documents   register
+	goodByes    map[string]uint64 // who left, and with which number of what it said of itself
 
 	count struct {
 		wrongKey, wrongName, malformed, conflicts  atomic.Uint64
@@ -144,7 +145,7 @@ func open(o Options, t timing, wrap wrapTransport) (*Cluster, error) {
 		sayings: map[string]map[string]saying{},
 		asked:   map[[2]string]inquiry{},
 
-		documents: newRegister(),
+		documents: newRegister(), goodByes: map[string]uint64{},
 	}
 	var err error
 	if c.identity, err = newIdentity(o.IdentityFile); err != nil {

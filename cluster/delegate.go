@@ -127,12 +127,12 @@ func (g *gossip) hear(n *memberlist.Node, state MemberState) {
 	if n.Name == g.name {
 		return
 	}
-	var a about
+	var a signedAbout
 	if err := json.Unmarshal(n.Meta, &a); err != nil {
 		g.refused(fmt.Errorf("read metadata of %s: %w", n.Name, err))
 		return
 	}
-	if a.Leaving && state == Dead {
+	if leaves := g.cluster.leaves(n.Name, a); leaves && state == Dead {
 		state = Left
 	}
 	g.cluster.hear(peer{

@@ -141,12 +141,13 @@ func (g *gossip) join(address string) error {
 
 // leave hands our last epochs to the others, then says good-bye.
 func (g *gossip) leave(ctx context.Context) error {
+	last := encode(kindGoodBye, goodBye{g.name, g.NodeMeta(memberlist.MetaMaxSize)})
 	g.cluster.mu.Lock()
 	body := encode(kindEpochs, g.cluster.view.epochs)
 	var letters []letter
 	for _, p := range g.cluster.view.peers {
 		if p.here() {
-			letters = append(letters, letter{p.Name, p.gossip, body})
+			letters = append(letters, letter{p.Name, p.gossip, last}, letter{p.Name, p.gossip, body})
 		}
 	}
 	g.cluster.mu.Unlock()

@@ -37,6 +37,8 @@ func (g *gossip) NotifyMsg(message []byte) {
 		err = g.wantedDocument(body)
 	case kindDocument:
 		err = g.receivedDocument(body)
+	case kindGoodBye:
+		err = g.bade(body)
 	default:
 		g.cluster.count.unknown.Add(1) // of a newer version
 	}
@@ -193,4 +195,42 @@ func (g *gossip) receivedList(body []byte) error {
 		g.ask(l.Said, l.From)
 	}
 	return err
+}
+
+// bade notes who said good-bye: what memberlist then tells of is no death.
+func (g *gossip) bade(body []byte) error {
+	var b goodBye
+	if err := json.Unmarshal(body, &b); err != nil {
+		return fmt.Errorf("read a good-bye: %w", err)
+	}
+	c := g.cluster
+	c.mu.Lock()
+	p, known := c.view.peers[b.Member]
+	c.mu.Unlock()
+	var a signedAbout
+	if err := json.Unmarshal(b.Meta, &a); err != nil || !known || len(a.Key) == 0 {
+		return fmt.Errorf("a good-bye of %q: %w", b.Member, errForged)
+	}
+	if err := c.believe(b.Member, p.gossip, b.Meta); err != nil {
+		return err
+	}
+	if a.Leaving {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.goodByes[b.Member] = a.Seq
+	}
+	return nil
+}
+
+// leaves reports whether a node that is gone said so; one that has said more
+// since has come back.
+func (c *Cluster) leaves(name string, a signedAbout) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seq, bade := c.goodByes[name]
+	if bade && a.Seq > seq && !a.Leaving {
+		delete(c.goodByes, name)
+		return false
+	}
+	return bade || a.Leaving
 }

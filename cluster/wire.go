@@ -25,6 +25,7 @@ const (
 	kindNumbers      byte = 'N' // numbers: the answer to a sum that is not ours
 	kindWantDocument byte = 'd' // wantDocument
 	kindDocument     byte = 'D' // a document: its seal, a line's end, its text
+	kindGoodBye      byte = 'b' // goodBye
 )
 
 // speaks is the version of what this node says. A reader takes what it knows of
@@ -41,6 +42,13 @@ type list struct {
 
 	From string `json:"from,omitempty"`
 	Said []news `json:"said,omitempty"`
+}
+
+// goodBye is the last about of a node that leaves, by TCP: gossip may have no
+// time for it any more.
+type goodBye struct {
+	Member string `json:"m"`
+	Meta   []byte `json:"a"`
 }
 
 // announcement says that holder has an epoch.
