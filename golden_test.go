@@ -32,11 +32,22 @@ var testFilters = map[string]func(Node) error{
 		return n.Decode(&c)
 	},
 	"picky": func(n Node) error { return n.Key("answer").Errorf("the answer is 42") },
+	"mirror": func(n Node) error {
+		var c struct {
+			Pool PoolRef `yaml:"pool"`
+			List File    `yaml:"list"`
+			Rate float64 `yaml:"rate"`
+		}
+		if err := n.Decode(&c); err != nil || !c.List.Read {
+			return err
+		}
+		return errors.New("the list holds nothing that it could mirror")
+	},
 	"sulky": func(Node) error { return errors.New("not today") },
 }
 
-// readBad reads a bad file; its first line may ask for padding, and a file
-// .objects beside it holds the objects.
+// readBad reads a bad file; its first line may ask for padding or for a line that
+// is repeated, and a file .objects beside it holds the objects.
 func readBad(t *testing.T, file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -46,6 +57,12 @@ func readBad(t *testing.T, file string) error {
 	if _, err := fmt.Sscanf(string(text), "# test: pad to %d bytes", &size); err == nil {
 		text = append(text, make([]byte, size-len(text))...)
 	}
+	if first, rest, _ := strings.Cut(string(text), "\n"); strings.HasPrefix(first, "# test: repeat ") {
+		var times int
+		fmt.Sscanf(first, "# test: repeat %d times", &times)
+		head, line, _ := strings.Cut(rest, "\n")
+		text = []byte(head + "\n" + strings.Repeat(line, times))
+	}
 	o := Options{File: "lbd.yaml", Filters: testFilters, Host: testHost}
 	if objects, err := os.ReadFile(strings.TrimSuffix(file, ".yaml") + ".objects"); err == nil {
 		o.Objects = "objects.yaml"
@@ -54,7 +71,7 @@ func readBad(t *testing.T, file string) error {
 	}
 	c, err := Parse(text, o)
 	if err == nil {
-		_, err = c.ReadFiles(FileOptions{Read: func(name string) ([]byte, error) { return os.ReadFile("testdata/bad/files/" + name) }})
+		_, err = c.ReadFiles(FileOptions{Filters: testFilters, Read: func(name string) ([]byte, error) { return os.ReadFile("testdata/bad/files/" + name) }})
 	}
 	return err
 }
