@@ -64,7 +64,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
 		{"vip", VIP{}}, {"vip_entry", VIPEntry{}}, {"vip_bucket", [VIPBucket]VIPEntry{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
 		{"service", Service{}}, {"backend", Backend{}}, {"traffic", Traffic{}}, {"source_key", SourceKey{}}, {"source", Source{}}, {"limits", Limits{}},
-		{"doubt", Doubt{}}, {"allowance", Allowance{}},
+		{"filter", Filter{}}, {"doubt", Doubt{}}, {"allowance", Allowance{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {

@@ -23,6 +23,8 @@ const (
 	datapathMapClock          = "clock"
 	datapathMapCounters       = "counters"
 	datapathMapDoubt          = "doubt"
+	datapathMapDrops          = "drops"
+	datapathMapFilter         = "filter"
 	datapathMapFlows          = "flows"
 	datapathMapLimits         = "limits"
 	datapathMapNode           = "node"
@@ -34,6 +36,9 @@ const (
 	datapathMapScratch        = "scratch"
 	datapathMapSenders        = "senders"
 	datapathMapServices       = "services"
+	datapathMapShown          = "shown"
+	datapathMapSight          = "sight"
+	datapathMapSights         = "sights"
 	datapathMapSlots          = "slots"
 	datapathMapSources        = "sources"
 	datapathMapTold           = "told"
@@ -107,6 +112,8 @@ type datapathMapSpecs struct {
 	Clock        *ebpf.MapSpec `ebpf:"clock"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Filter       *ebpf.MapSpec `ebpf:"filter"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Limits       *ebpf.MapSpec `ebpf:"limits"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
@@ -118,6 +125,9 @@ type datapathMapSpecs struct {
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Senders      *ebpf.MapSpec `ebpf:"senders"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Shown        *ebpf.MapSpec `ebpf:"shown"`
+	Sight        *ebpf.MapSpec `ebpf:"sight"`
+	Sights       *ebpf.MapSpec `ebpf:"sights"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Told         *ebpf.MapSpec `ebpf:"told"`
@@ -159,6 +169,8 @@ type datapathMaps struct {
 	Clock        *ebpf.Map `ebpf:"clock"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Doubt        *ebpf.Map `ebpf:"doubt"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Filter       *ebpf.Map `ebpf:"filter"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Limits       *ebpf.Map `ebpf:"limits"`
 	Node         *ebpf.Map `ebpf:"node"`
@@ -170,6 +182,9 @@ type datapathMaps struct {
 	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Senders      *ebpf.Map `ebpf:"senders"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Shown        *ebpf.Map `ebpf:"shown"`
+	Sight        *ebpf.Map `ebpf:"sight"`
+	Sights       *ebpf.Map `ebpf:"sights"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Told         *ebpf.Map `ebpf:"told"`
@@ -187,6 +202,8 @@ func (m *datapathMaps) Close() error {
 		m.Clock,
 		m.Counters,
 		m.Doubt,
+		m.Drops,
+		m.Filter,
 		m.Flows,
 		m.Limits,
 		m.Node,
@@ -198,6 +215,9 @@ func (m *datapathMaps) Close() error {
 		m.Scratch,
 		m.Senders,
 		m.Services,
+		m.Shown,
+		m.Sight,
+		m.Sights,
 		m.Slots,
 		m.Sources,
 		m.Told,

@@ -45,6 +45,9 @@ struct tcp_sock { __u32 rcv_nxt, rcv_wnd; } __attribute__((preserve_access_index
 HELPER(void *, bpf_map_lookup_elem, BPF_FUNC_map_lookup_elem, void *map, const void *key);
 HELPER(long, bpf_map_update_elem, BPF_FUNC_map_update_elem, void *map, const void *key,
        const void *value, __u64 flags);
+HELPER(long, bpf_ringbuf_output, BPF_FUNC_ringbuf_output, void *ring, void *data, __u64 size,
+       __u64 flags);
+HELPER(__u64, bpf_ktime_get_ns, BPF_FUNC_ktime_get_ns, void);
 HELPER(__u64, bpf_ktime_get_coarse_ns, BPF_FUNC_ktime_get_coarse_ns, void);
 HELPER(long, bpf_redirect, BPF_FUNC_redirect, __u32 ifindex, __u64 flags);
 HELPER(long, bpf_redirect_neigh, BPF_FUNC_redirect_neigh, __u32 ifindex,
@@ -55,6 +58,8 @@ HELPER(long, bpf_xdp_adjust_tail, BPF_FUNC_xdp_adjust_tail, struct xdp_md *ctx, 
 HELPER(__s64, bpf_csum_diff, BPF_FUNC_csum_diff, const void *from, __u32 from_size,
        const void *to, __u32 to_size, __u32 seed);
 HELPER(long, bpf_xdp_adjust_head, BPF_FUNC_xdp_adjust_head, struct xdp_md *ctx, int delta);
+HELPER(long, bpf_xdp_load_bytes, BPF_FUNC_xdp_load_bytes, struct xdp_md *ctx, __u32 offset,
+       void *to, __u32 size);
 HELPER(__u64, bpf_xdp_get_buff_len, BPF_FUNC_xdp_get_buff_len, struct xdp_md *ctx);
 HELPER(struct bpf_sock *, bpf_skc_lookup_tcp, BPF_FUNC_skc_lookup_tcp, void *ctx,
        struct bpf_sock_tuple *tuple, __u32 size, __u64 netns, __u64 flags);

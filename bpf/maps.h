@@ -34,6 +34,7 @@ INLINE struct address mapped(__be32 ip)
 
 #define NODE_TUNNELS 1	/* tags are set: encapsulated packets are sent and taken */
 #define NODE_GUARDED 0x80	/* sources are looked at, protect.h */
+#define NODE_CAPTURED 0x40	/* somebody captures packets, sight.h */
 #define NODE_SERVES 2	/* at least one slot is live here */
 
 /* What every packet's way depends on. One writer, stores of whole words. */

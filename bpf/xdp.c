@@ -8,6 +8,7 @@
  */
 #include "service.h"
 #include "settle.h"
+#include "sight.h"
 
 /* Who is asked, in this order: local indexes of peers, 0 from the end on. */
 struct owners {
@@ -51,10 +52,16 @@ SEC("xdp.frags")
 int steer_packet(struct xdp_md *ctx)
 {
 	struct node *node = this_node();
+	__u32 way;
 
 	if (!node)
 		return XDP_PASS;	/* cannot be: an array has its first entry */
-	return VERDICT(steer(ctx, node));
+	if (unlikely(is_captured(node)))
+		remember(ctx);
+	way = steer(ctx, node);
+	if (unlikely(VERDICT(way) == XDP_DROP || is_captured(node)))
+		show(ctx, way);
+	return VERDICT(way);
 }
 
 INLINE int steer(struct xdp_md *ctx, struct node *node)

@@ -28,3 +28,10 @@ func SetLayout(name string) (undo func()) {
 	thisLayout = func() string { return name }
 	return func() { thisLayout = was }
 }
+
+// Captures reports whether a Capture runs.
+func Captures(d *Datapath) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.have.node.Flags&bpf.NodeCaptured != 0
+}

@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cilium/ebpf/ringbuf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -44,6 +45,7 @@ type Options struct {
 	Address    netip.Addr      // the node's address, where peers send encapsulated packets
 	RunDir     string          // keeps the boot id; on tmpfs
 	Log        *slog.Logger    // nil: slog.Default()
+	Note       func(lb.Event)  // told of dropped packets, a sample of each reason; nil: nobody
 	Backend    bool            // not a node, but a backend of nodes: packets are taken out of their encapsulation here
 }
 
@@ -55,10 +57,13 @@ type Datapath struct {
 	kernel  *kernel         // nil: fastpath off, or it did not load
 	attach  *attacher
 	arp     arp
-	stop    chan struct{} // closed by Close: ends runWays
-	hurry   chan struct{} // some peer's way is not known: runWays looks again soon
-	prober  *prober       // nil: peers are not asked whether they live
-	diag    *diag         // nil: the kernel does not list its sockets
+	stop    chan struct{}   // closed by Close: ends runWays
+	hurry   chan struct{}   // some peer's way is not known: runWays looks again soon
+	prober  *prober         // nil: peers are not asked whether they live
+	diag    *diag           // nil: the kernel does not list its sockets
+	drops   *ringbuf.Reader // nil: nobody is told of dropped packets
+
+	capturing sync.Mutex // held by the one Capture
 
 	destroyed atomic.Uint64 // connections, by Destroy
 	done      sync.WaitGroup
@@ -197,6 +202,7 @@ func (d *Datapath) open() (err error) {
 		d.attachAll()
 		d.done.Go(d.runWays)
 		d.probe()
+		d.watchDrops()
 	}
 	if d.have.routes, err = d.routes.list(); err != nil {
 		return err
@@ -246,6 +252,10 @@ func (d *Datapath) load() (why string) {
 		d.migration = nil
 		k.close()
 		return err.Error()
+	}
+	if d.have.node.Flags&bpf.NodeCaptured != 0 { // whoever captured died
+		d.have.node.Flags &^= bpf.NodeCaptured
+		k.storeNode(d.have.node)
 	}
 	k.backend = d.options.Backend
 	d.kernel, d.report.Adopted = k, adopted
@@ -564,6 +574,9 @@ func (d *Datapath) Close() error {
 func (d *Datapath) close() error {
 	close(d.stop)
 	errs := []error{d.prober.close()}
+	if d.drops != nil {
+		errs = append(errs, d.drops.Close())
+	}
 	d.done.Wait()
 	d.migration.close()
 	errs = append(errs, d.diag.close())

@@ -105,7 +105,7 @@ func (p pins) migrationTo(k *kernel) (*migration, error) {
 
 // own are the maps that are not copied: they hold sockets, time, or what is
 // made anew.
-var own = []string{tableSlots, "clock", "scratch", "doubt", "allowance", "pulse"}
+var own = []string{tableSlots, "clock", "scratch", "doubt", "allowance", "pulse", "sight", "shown", "filter", "drops", "sights"}
 
 // written are the maps that only programs write: they are copied at the last
 // moment.

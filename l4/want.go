@@ -86,6 +86,7 @@ func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
 		Seed:           [2]uint64{binary.LittleEndian.Uint64(s.Seed[:8]), binary.LittleEndian.Uint64(s.Seed[8:])},
 		YoungUntil:     have.node.YoungUntil,
 		UnsettledUntil: have.node.UnsettledUntil,
+		Flags:          have.node.Flags & bpf.NodeCaptured,
 	}
 	if p.address.IsValid() {
 		n.Address = bpf.AddressOf(p.address)

@@ -23,6 +23,8 @@ const (
 	measureMapClock          = "clock"
 	measureMapCounters       = "counters"
 	measureMapDoubt          = "doubt"
+	measureMapDrops          = "drops"
+	measureMapFilter         = "filter"
 	measureMapFlows          = "flows"
 	measureMapLimits         = "limits"
 	measureMapNode           = "node"
@@ -35,6 +37,9 @@ const (
 	measureMapScratch        = "scratch"
 	measureMapSenders        = "senders"
 	measureMapServices       = "services"
+	measureMapShown          = "shown"
+	measureMapSight          = "sight"
+	measureMapSights         = "sights"
 	measureMapSlots          = "slots"
 	measureMapSources        = "sources"
 	measureMapTold           = "told"
@@ -116,6 +121,8 @@ type measureMapSpecs struct {
 	Clock        *ebpf.MapSpec `ebpf:"clock"`
 	Counters     *ebpf.MapSpec `ebpf:"counters"`
 	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
+	Drops        *ebpf.MapSpec `ebpf:"drops"`
+	Filter       *ebpf.MapSpec `ebpf:"filter"`
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Limits       *ebpf.MapSpec `ebpf:"limits"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
@@ -128,6 +135,9 @@ type measureMapSpecs struct {
 	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
 	Senders      *ebpf.MapSpec `ebpf:"senders"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Shown        *ebpf.MapSpec `ebpf:"shown"`
+	Sight        *ebpf.MapSpec `ebpf:"sight"`
+	Sights       *ebpf.MapSpec `ebpf:"sights"`
 	Slots        *ebpf.MapSpec `ebpf:"slots"`
 	Sources      *ebpf.MapSpec `ebpf:"sources"`
 	Told         *ebpf.MapSpec `ebpf:"told"`
@@ -169,6 +179,8 @@ type measureMaps struct {
 	Clock        *ebpf.Map `ebpf:"clock"`
 	Counters     *ebpf.Map `ebpf:"counters"`
 	Doubt        *ebpf.Map `ebpf:"doubt"`
+	Drops        *ebpf.Map `ebpf:"drops"`
+	Filter       *ebpf.Map `ebpf:"filter"`
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Limits       *ebpf.Map `ebpf:"limits"`
 	Node         *ebpf.Map `ebpf:"node"`
@@ -181,6 +193,9 @@ type measureMaps struct {
 	Scratch      *ebpf.Map `ebpf:"scratch"`
 	Senders      *ebpf.Map `ebpf:"senders"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Shown        *ebpf.Map `ebpf:"shown"`
+	Sight        *ebpf.Map `ebpf:"sight"`
+	Sights       *ebpf.Map `ebpf:"sights"`
 	Slots        *ebpf.Map `ebpf:"slots"`
 	Sources      *ebpf.Map `ebpf:"sources"`
 	Told         *ebpf.Map `ebpf:"told"`
@@ -198,6 +213,8 @@ func (m *measureMaps) Close() error {
 		m.Clock,
 		m.Counters,
 		m.Doubt,
+		m.Drops,
+		m.Filter,
 		m.Flows,
 		m.Limits,
 		m.Node,
@@ -210,6 +227,9 @@ func (m *measureMaps) Close() error {
 		m.Scratch,
 		m.Senders,
 		m.Services,
+		m.Shown,
+		m.Sight,
+		m.Sights,
 		m.Slots,
 		m.Sources,
 		m.Told,
