@@ -202,7 +202,6 @@ func (d *Datapath) open() (err error) {
 		d.attachAll()
 		d.done.Go(d.runWays)
 		d.probe()
-		d.watchDrops()
 	}
 	if d.have.routes, err = d.routes.list(); err != nil {
 		return err
@@ -397,6 +396,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		}
 	}
 	d.migrate()
+	d.watchDrops()
 	return d.limitSegments()
 }
 
@@ -574,9 +574,11 @@ func (d *Datapath) Close() error {
 func (d *Datapath) close() error {
 	close(d.stop)
 	errs := []error{d.prober.close()}
+	d.mu.Lock()
 	if d.drops != nil {
 		errs = append(errs, d.drops.Close())
 	}
+	d.mu.Unlock()
 	d.done.Wait()
 	d.migration.close()
 	errs = append(errs, d.diag.close())

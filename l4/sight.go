@@ -92,10 +92,10 @@ func (t *dropTeller) see(s Sight, now time.Time) {
 }
 
 // runDrops tells of dropped packets until the ring is closed.
-func (d *Datapath) runDrops() {
+func (d *Datapath) runDrops(drops *ringbuf.Reader) {
 	t := dropTeller{d.options.Note, d.kernel.counters, map[lb.Reason]time.Time{}, map[lb.Reason]uint64{}}
 	for {
-		r, err := d.drops.Read()
+		r, err := drops.Read()
 		if errors.Is(err, ringbuf.ErrClosed) {
 			return
 		}
@@ -109,17 +109,19 @@ func (d *Datapath) runDrops() {
 	}
 }
 
-// watchDrops begins to tell of dropped packets, if anybody wants to know.
+// watchDrops begins to tell of dropped packets, if anybody wants to know. The
+// first Apply does it: who is told may not be ready before.
 func (d *Datapath) watchDrops() {
-	if d.options.Note == nil {
+	if d.options.Note == nil || d.kernel == nil || d.drops != nil {
 		return
 	}
-	var err error
-	if d.drops, err = ringbuf.NewReader(d.kernel.Drops); err != nil {
+	drops, err := ringbuf.NewReader(d.kernel.Drops)
+	if err != nil {
 		d.options.Log.Debug("dropped packets are counted, but not shown", "err", err)
 		return
 	}
-	d.done.Go(d.runDrops)
+	d.drops = drops
+	d.done.Go(func() { d.runDrops(drops) })
 }
 
 // described is a frame in words.

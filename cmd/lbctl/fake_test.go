@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -97,6 +98,14 @@ func (n *fakeNode) Events(after uint64) ([]admin.Event, <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.events[min(after, uint64(len(n.events))):], n.more
+}
+
+func (n *fakeNode) Capture(_ context.Context, o admin.CaptureOrder, to io.Writer) (admin.CaptureDone, error) {
+	if strings.Contains(o.Flow, "x") {
+		return admin.CaptureDone{}, &admin.Error{Status: 400, Code: admin.CodeRequest, Detail: o.Flow + " is not ADDRESS:PORT"}
+	}
+	_, err := fmt.Fprintf(to, "%+v", o)
+	return admin.CaptureDone{Packets: 2}, err
 }
 
 func (n *fakeNode) Explain(_ context.Context, q admin.Question) (admin.Explanation, error) {

@@ -81,6 +81,14 @@ func (f *fake) tell(e lb.Event) {
 	close(f.more)
 	f.more = make(chan struct{})
 }
+func (f *fake) Capture(_ context.Context, o CaptureOrder, to io.Writer) (CaptureDone, error) {
+	if f.err != nil {
+		return CaptureDone{}, f.err
+	}
+	_, err := io.WriteString(to, "packets of "+o.Flow)
+	return CaptureDone{Packets: uint64(o.Packets), Lost: 3}, err
+}
+
 func (f *fake) Explain(_ context.Context, q Question) (Explanation, error) {
 	return Explanation{Verdict: q.URL}, f.heard()
 }
@@ -228,6 +236,10 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 	}
 	if e, err := c.Explain(ctx, Question{URL: "http://x/"}); err != nil || e.Verdict != "http://x/" {
 		t.Errorf("explain: %v %v", e, err)
+	}
+	var packets strings.Builder
+	if d, err := c.Capture(ctx, CaptureOrder{Flow: "192.0.2.10:80", Packets: 2}, &packets); err != nil || d != (CaptureDone{2, 3}) || packets.String() != "packets of 192.0.2.10:80" {
+		t.Errorf("capture: %+v %v %q", d, err, packets.String())
 	}
 	if s, err := c.Story(ctx, "app/a:1"); err != nil || s.Backend.ID != "app/a:1" {
 		t.Errorf("story: %v %v", s, err)

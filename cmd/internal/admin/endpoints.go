@@ -64,6 +64,7 @@ func (a *api) endpoints() []endpoint {
 		{"GET", "/v1/version", anybody, "What runs", nil, nil, Version{}, part(c, func(s Status) Version { return thisVersion(s.Version) })},
 		{"GET", "/v1/events", anybody, "What happened after a number; with Accept: text/event-stream as it happens", []param{{"after", "integer", "the number of the last event that is known"}}, nil, []Event{}, a.events},
 		{"POST", "/v1/explain", anybody, "What would happen to a flow or a request, and why not something else; sends nothing", nil, Question{}, Explanation{}, order(c.Explain)},
+		{"POST", "/v1/capture", operator, "Packets of the fast path as they arrive, with their verdicts, as pcapng; ends by itself", nil, CaptureOrder{}, pcapng{}, a.capture},
 		{"GET", "/v1/openapi.json", anybody, "This description", nil, nil, map[string]any{}, a.openAPI},
 
 		{"GET", "/v1/config", operator, "The text that holds the objects, now or earlier; its ETag is the generation", []param{{"generation", "string", "such as 42@edge-1"}}, nil, document{}, a.document},

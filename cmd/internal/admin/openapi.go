@@ -84,6 +84,8 @@ func content(s *schemas, v any) object {
 		return nil
 	case document:
 		return object{"application/yaml": object{"schema": object{"type": "string"}}}
+	case pcapng:
+		return object{pcapngType: object{"schema": object{"type": "string", "format": "binary"}}}
 	case map[string]any:
 		return object{"application/json": object{"schema": object{"type": "object"}}}
 	}

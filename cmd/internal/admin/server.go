@@ -9,6 +9,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -26,8 +27,9 @@ type Control interface {
 	Certificates(context.Context) ([]Certificate, error)
 	Refused(context.Context) ([]Refusal, error) // the last malformed requests, newest first
 	Explain(context.Context, Question) (Explanation, error)
-	Samples() []lb.Sample // everything /metrics shows
-	Ready() error         // why this node shall get no traffic
+	Capture(ctx context.Context, o CaptureOrder, to io.Writer) (CaptureDone, error) // as pcapng
+	Samples() []lb.Sample                                                           // everything /metrics shows
+	Ready() error                                                                   // why this node shall get no traffic
 	// Events lists what came after the given sequence number, oldest first,
 	// and a channel that is closed when there is more.
 	Events(after uint64) ([]Event, <-chan struct{})

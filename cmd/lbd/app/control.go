@@ -17,6 +17,7 @@ type control struct {
 	upgrade func(ctx context.Context, binary string, a node.Asked) error // of workers and supervisor
 	depart  func()                                                       // makes lbd drain and exit
 	keys    *keyring                                                     // nil: no cluster
+	packets capturer                                                     // nil: no fast path
 }
 
 var _ admin.Control = control{}

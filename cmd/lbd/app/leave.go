@@ -10,6 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// packets is who captures; nil without a datapath.
+func (d *daemon) packets() capturer {
+	if d.path == nil {
+		return nil
+	}
+	return d.path.Datapath
+}
+
 // depart makes us drain and exit, as SIGTERM does.
 func (d *daemon) depart() {
 	select {

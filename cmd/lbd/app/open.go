@@ -147,7 +147,7 @@ func (d *daemon) keys() *keyring {
 
 func (d *daemon) openDatapath() (*datapath, error) {
 	o := pathOptions(d.config)
-	o.Log = d.log
+	o.Log, o.Note = d.log, func(e lb.Event) { d.node.Note(e) }
 	p, err := l4.Open(o)
 	if err != nil {
 		return nil, err

@@ -124,7 +124,7 @@ func (d *daemon) serve() (next string, err error) {
 	ended := make(chan error, 1)
 	d.run("monitor", func() error { return d.monitor.Run(ctx) })
 	d.run("health file", func() error { return d.runRemember(ctx) })
-	c, o := control{d.node, d.upgrade, d.depart, d.keys()}, admin.Options{Log: d.log, Audit: d.audit}
+	c, o := control{d.node, d.upgrade, d.depart, d.keys(), d.packets()}, admin.Options{Log: d.log, Audit: d.audit}
 	d.run("admin socket", func() error { return admin.Serve(ctx, d.socket, c, o) })
 	if d.readOnly != nil {
 		d.run("admin.read_only_socket", func() error { return admin.ServeReadOnly(ctx, d.readOnly, c, o) })
