@@ -24,12 +24,13 @@ func TestARowCountsByWhoHadTheConnection(t *testing.T) {
 	}{
 		{"the dead node's", fail("edge-3", -1), row{lived: 1, opened: 9, dead: 3, deadLost: 1}},
 		{"the dead node's, by its address", fail("10.77.13.2", -1), row{lived: 1, opened: 9, dead: 3, deadLost: 1}},
+		{"the dead node's, of its last moment", fail("edge-3", 1), row{lived: 1, opened: 9, dead: 3, deadLost: 1}},
 		{"nobody's yet", fail("", -1), row{lived: 1, opened: 9, dead: 3, deadLost: 1}},
 		{"another's", fail("edge-1", -1), row{lived: 1, livedLost: 1, opened: 9, dead: 3}},
 		{"a new one", fail("", 1), row{lived: 1, opened: 9, openedLost: 1, dead: 3}},
 	} {
 		var r row
-		r.add(report{Kinds: map[string]tally{short: {Opened: 9}}, Failures: []failure{c.f}}, began, flows, outcome{died: nodesDied(began, m)})
+		r.add(report{Kinds: map[string]tally{short: {Opened: 9}}, Failures: []failure{c.f}}, began, flows, outcome{died: nodeDied(m, began)})
 		if r.lived != c.want.lived || r.livedLost != c.want.livedLost || r.opened != c.want.opened || r.openedLost != c.want.openedLost || r.dead != c.want.dead || r.deadLost != c.want.deadLost {
 			t.Errorf("%s: %+v, want %+v", c.sentence, r, c.want)
 		}

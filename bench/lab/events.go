@@ -15,12 +15,10 @@ import (
 // named tells whether a flow's node, by name or address, is m.
 func (m machine) named(node string) bool { return node == m.Name || node == m.address().String() }
 
-// nodesDied says that these nodes died at a moment. What had heard from no node by
-// then may have been theirs.
-func nodesDied(at time.Time, dead ...machine) func(failure) bool {
-	return func(f failure) bool {
-		return f.Opened.Before(at) && (f.Node == "" || slices.ContainsFunc(dead, func(m machine) bool { return m.named(f.Node) }))
-	}
+// nodeDied says that a node had died by a moment. What had heard from no node by
+// then may have been its.
+func nodeDied(dead machine, at time.Time) func(failure) bool {
+	return func(f failure) bool { return dead.named(f.Node) || f.Node == "" && f.Opened.Before(at) }
 }
 
 // loseWorker kills a worker that serves a third of a node's slots.
@@ -248,9 +246,9 @@ func (l *lab) loseLink(ctx context.Context) (o outcome, err error) {
 }
 
 // outlive waits until the peers of a node agree without it and its clients have
-// lost patience.
+// lost patience. It has died by now.
 func (l *lab) outlive(ctx context.Context, m machine, began time.Time) (o outcome, err error) {
-	o.died = nodesDied(began, m)
+	o.died = nodeDied(m, time.Now())
 	err = l.until(ctx, calmTime, "its peers agree without it", func() error { return l.agreedWithout(m) })
 	pause(ctx, answerTime+beat)
 	peers := slices.DeleteFunc(l.role("node"), func(p machine) bool { return p.Name == m.Name })

@@ -69,6 +69,9 @@ func judgeLoss(r report, dead string, had int, died time.Time) []verdict {
 }
 
 func (l *lab) cutPower(m machine) error {
+	if l.running[m.Name] == nil {
+		return fmt.Errorf("%s does not run", m.Name)
+	}
 	err := ip("-n %s link set %s down", l.namespace(l.router()), m.downlink())
 	for _, pid := range insiders(l.namespace(m)) {
 		if e := syscall.Kill(pid, syscall.SIGKILL); e != nil && e != syscall.ESRCH {
