@@ -26,6 +26,7 @@ const (
 	measureMapDrops          = "drops"
 	measureMapFilter         = "filter"
 	measureMapFlows          = "flows"
+	measureMapFrames         = "frames"
 	measureMapLimits         = "limits"
 	measureMapNode           = "node"
 	measureMapPeerIndex      = "peer_index"
@@ -46,10 +47,24 @@ const (
 	measureMapTraffic        = "traffic"
 	measureMapVipTable       = "vip_table"
 	measureMapVips           = "vips"
+	measureMapYardFlows4     = "yard_flows4"
+	measureMapYardFlows6     = "yard_flows6"
+	measureMapYardGateway    = "yard_gateway"
+	measureMapYardReals      = "yard_reals"
+	measureMapYardRing       = "yard_ring"
+	measureMapYardStatistics = "yard_statistics"
+	measureMapYardTraffic    = "yard_traffic"
+	measureMapYardVips       = "yard_vips"
+	measureProgCompare       = "compare"
 	measureProgEmpty         = "empty"
 	measureProgFindNeighbour = "find_neighbour"
 	measureProgIdle          = "idle"
+	measureProgLiveBounce    = "live_bounce"
+	measureProgLiveDrop      = "live_drop"
+	measureProgLiveSteer     = "live_steer"
+	measureProgLiveYardstick = "live_yardstick"
 	measureProgMeasure       = "measure"
+	measureProgSink          = "sink"
 	measureProgStartClock    = "start_clock"
 	measureProgSteerPacket   = "steer_packet"
 	measureProgSteerSocket   = "steer_socket"
@@ -99,10 +114,16 @@ type measureSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type measureProgramSpecs struct {
+	Compare       *ebpf.ProgramSpec `ebpf:"compare"`
 	Empty         *ebpf.ProgramSpec `ebpf:"empty"`
 	FindNeighbour *ebpf.ProgramSpec `ebpf:"find_neighbour"`
 	Idle          *ebpf.ProgramSpec `ebpf:"idle"`
+	LiveBounce    *ebpf.ProgramSpec `ebpf:"live_bounce"`
+	LiveDrop      *ebpf.ProgramSpec `ebpf:"live_drop"`
+	LiveSteer     *ebpf.ProgramSpec `ebpf:"live_steer"`
+	LiveYardstick *ebpf.ProgramSpec `ebpf:"live_yardstick"`
 	Measure       *ebpf.ProgramSpec `ebpf:"measure"`
+	Sink          *ebpf.ProgramSpec `ebpf:"sink"`
 	StartClock    *ebpf.ProgramSpec `ebpf:"start_clock"`
 	SteerPacket   *ebpf.ProgramSpec `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.ProgramSpec `ebpf:"steer_socket"`
@@ -114,36 +135,45 @@ type measureProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type measureMapSpecs struct {
-	Allowance    *ebpf.MapSpec `ebpf:"allowance"`
-	BackendIndex *ebpf.MapSpec `ebpf:"backend_index"`
-	Backends     *ebpf.MapSpec `ebpf:"backends"`
-	Binds        *ebpf.MapSpec `ebpf:"binds"`
-	Clock        *ebpf.MapSpec `ebpf:"clock"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Doubt        *ebpf.MapSpec `ebpf:"doubt"`
-	Drops        *ebpf.MapSpec `ebpf:"drops"`
-	Filter       *ebpf.MapSpec `ebpf:"filter"`
-	Flows        *ebpf.MapSpec `ebpf:"flows"`
-	Limits       *ebpf.MapSpec `ebpf:"limits"`
-	Node         *ebpf.MapSpec `ebpf:"node"`
-	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
-	Peers        *ebpf.MapSpec `ebpf:"peers"`
-	Plan         *ebpf.MapSpec `ebpf:"plan"`
-	Pulse        *ebpf.MapSpec `ebpf:"pulse"`
-	Rings        *ebpf.MapSpec `ebpf:"rings"`
-	Rows         *ebpf.MapSpec `ebpf:"rows"`
-	Scratch      *ebpf.MapSpec `ebpf:"scratch"`
-	Senders      *ebpf.MapSpec `ebpf:"senders"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Shown        *ebpf.MapSpec `ebpf:"shown"`
-	Sight        *ebpf.MapSpec `ebpf:"sight"`
-	Sights       *ebpf.MapSpec `ebpf:"sights"`
-	Slots        *ebpf.MapSpec `ebpf:"slots"`
-	Sources      *ebpf.MapSpec `ebpf:"sources"`
-	Told         *ebpf.MapSpec `ebpf:"told"`
-	Traffic      *ebpf.MapSpec `ebpf:"traffic"`
-	VipTable     *ebpf.MapSpec `ebpf:"vip_table"`
-	Vips         *ebpf.MapSpec `ebpf:"vips"`
+	Allowance      *ebpf.MapSpec `ebpf:"allowance"`
+	BackendIndex   *ebpf.MapSpec `ebpf:"backend_index"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Binds          *ebpf.MapSpec `ebpf:"binds"`
+	Clock          *ebpf.MapSpec `ebpf:"clock"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Doubt          *ebpf.MapSpec `ebpf:"doubt"`
+	Drops          *ebpf.MapSpec `ebpf:"drops"`
+	Filter         *ebpf.MapSpec `ebpf:"filter"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	Frames         *ebpf.MapSpec `ebpf:"frames"`
+	Limits         *ebpf.MapSpec `ebpf:"limits"`
+	Node           *ebpf.MapSpec `ebpf:"node"`
+	PeerIndex      *ebpf.MapSpec `ebpf:"peer_index"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	Plan           *ebpf.MapSpec `ebpf:"plan"`
+	Pulse          *ebpf.MapSpec `ebpf:"pulse"`
+	Rings          *ebpf.MapSpec `ebpf:"rings"`
+	Rows           *ebpf.MapSpec `ebpf:"rows"`
+	Scratch        *ebpf.MapSpec `ebpf:"scratch"`
+	Senders        *ebpf.MapSpec `ebpf:"senders"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Shown          *ebpf.MapSpec `ebpf:"shown"`
+	Sight          *ebpf.MapSpec `ebpf:"sight"`
+	Sights         *ebpf.MapSpec `ebpf:"sights"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	Sources        *ebpf.MapSpec `ebpf:"sources"`
+	Told           *ebpf.MapSpec `ebpf:"told"`
+	Traffic        *ebpf.MapSpec `ebpf:"traffic"`
+	VipTable       *ebpf.MapSpec `ebpf:"vip_table"`
+	Vips           *ebpf.MapSpec `ebpf:"vips"`
+	YardFlows4     *ebpf.MapSpec `ebpf:"yard_flows4"`
+	YardFlows6     *ebpf.MapSpec `ebpf:"yard_flows6"`
+	YardGateway    *ebpf.MapSpec `ebpf:"yard_gateway"`
+	YardReals      *ebpf.MapSpec `ebpf:"yard_reals"`
+	YardRing       *ebpf.MapSpec `ebpf:"yard_ring"`
+	YardStatistics *ebpf.MapSpec `ebpf:"yard_statistics"`
+	YardTraffic    *ebpf.MapSpec `ebpf:"yard_traffic"`
+	YardVips       *ebpf.MapSpec `ebpf:"yard_vips"`
 }
 
 // measureVariableSpecs contains global variables before they are loaded into the kernel.
@@ -172,36 +202,45 @@ func (o *measureObjects) Close() error {
 //
 // It can be passed to loadMeasureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type measureMaps struct {
-	Allowance    *ebpf.Map `ebpf:"allowance"`
-	BackendIndex *ebpf.Map `ebpf:"backend_index"`
-	Backends     *ebpf.Map `ebpf:"backends"`
-	Binds        *ebpf.Map `ebpf:"binds"`
-	Clock        *ebpf.Map `ebpf:"clock"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Doubt        *ebpf.Map `ebpf:"doubt"`
-	Drops        *ebpf.Map `ebpf:"drops"`
-	Filter       *ebpf.Map `ebpf:"filter"`
-	Flows        *ebpf.Map `ebpf:"flows"`
-	Limits       *ebpf.Map `ebpf:"limits"`
-	Node         *ebpf.Map `ebpf:"node"`
-	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
-	Peers        *ebpf.Map `ebpf:"peers"`
-	Plan         *ebpf.Map `ebpf:"plan"`
-	Pulse        *ebpf.Map `ebpf:"pulse"`
-	Rings        *ebpf.Map `ebpf:"rings"`
-	Rows         *ebpf.Map `ebpf:"rows"`
-	Scratch      *ebpf.Map `ebpf:"scratch"`
-	Senders      *ebpf.Map `ebpf:"senders"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Shown        *ebpf.Map `ebpf:"shown"`
-	Sight        *ebpf.Map `ebpf:"sight"`
-	Sights       *ebpf.Map `ebpf:"sights"`
-	Slots        *ebpf.Map `ebpf:"slots"`
-	Sources      *ebpf.Map `ebpf:"sources"`
-	Told         *ebpf.Map `ebpf:"told"`
-	Traffic      *ebpf.Map `ebpf:"traffic"`
-	VipTable     *ebpf.Map `ebpf:"vip_table"`
-	Vips         *ebpf.Map `ebpf:"vips"`
+	Allowance      *ebpf.Map `ebpf:"allowance"`
+	BackendIndex   *ebpf.Map `ebpf:"backend_index"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Binds          *ebpf.Map `ebpf:"binds"`
+	Clock          *ebpf.Map `ebpf:"clock"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Doubt          *ebpf.Map `ebpf:"doubt"`
+	Drops          *ebpf.Map `ebpf:"drops"`
+	Filter         *ebpf.Map `ebpf:"filter"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	Frames         *ebpf.Map `ebpf:"frames"`
+	Limits         *ebpf.Map `ebpf:"limits"`
+	Node           *ebpf.Map `ebpf:"node"`
+	PeerIndex      *ebpf.Map `ebpf:"peer_index"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	Plan           *ebpf.Map `ebpf:"plan"`
+	Pulse          *ebpf.Map `ebpf:"pulse"`
+	Rings          *ebpf.Map `ebpf:"rings"`
+	Rows           *ebpf.Map `ebpf:"rows"`
+	Scratch        *ebpf.Map `ebpf:"scratch"`
+	Senders        *ebpf.Map `ebpf:"senders"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Shown          *ebpf.Map `ebpf:"shown"`
+	Sight          *ebpf.Map `ebpf:"sight"`
+	Sights         *ebpf.Map `ebpf:"sights"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	Sources        *ebpf.Map `ebpf:"sources"`
+	Told           *ebpf.Map `ebpf:"told"`
+	Traffic        *ebpf.Map `ebpf:"traffic"`
+	VipTable       *ebpf.Map `ebpf:"vip_table"`
+	Vips           *ebpf.Map `ebpf:"vips"`
+	YardFlows4     *ebpf.Map `ebpf:"yard_flows4"`
+	YardFlows6     *ebpf.Map `ebpf:"yard_flows6"`
+	YardGateway    *ebpf.Map `ebpf:"yard_gateway"`
+	YardReals      *ebpf.Map `ebpf:"yard_reals"`
+	YardRing       *ebpf.Map `ebpf:"yard_ring"`
+	YardStatistics *ebpf.Map `ebpf:"yard_statistics"`
+	YardTraffic    *ebpf.Map `ebpf:"yard_traffic"`
+	YardVips       *ebpf.Map `ebpf:"yard_vips"`
 }
 
 func (m *measureMaps) Close() error {
@@ -216,6 +255,7 @@ func (m *measureMaps) Close() error {
 		m.Drops,
 		m.Filter,
 		m.Flows,
+		m.Frames,
 		m.Limits,
 		m.Node,
 		m.PeerIndex,
@@ -236,6 +276,14 @@ func (m *measureMaps) Close() error {
 		m.Traffic,
 		m.VipTable,
 		m.Vips,
+		m.YardFlows4,
+		m.YardFlows6,
+		m.YardGateway,
+		m.YardReals,
+		m.YardRing,
+		m.YardStatistics,
+		m.YardTraffic,
+		m.YardVips,
 	)
 }
 
@@ -249,10 +297,16 @@ type measureVariables struct {
 //
 // It can be passed to loadMeasureObjects or ebpf.CollectionSpec.LoadAndAssign.
 type measurePrograms struct {
+	Compare       *ebpf.Program `ebpf:"compare"`
 	Empty         *ebpf.Program `ebpf:"empty"`
 	FindNeighbour *ebpf.Program `ebpf:"find_neighbour"`
 	Idle          *ebpf.Program `ebpf:"idle"`
+	LiveBounce    *ebpf.Program `ebpf:"live_bounce"`
+	LiveDrop      *ebpf.Program `ebpf:"live_drop"`
+	LiveSteer     *ebpf.Program `ebpf:"live_steer"`
+	LiveYardstick *ebpf.Program `ebpf:"live_yardstick"`
 	Measure       *ebpf.Program `ebpf:"measure"`
+	Sink          *ebpf.Program `ebpf:"sink"`
 	StartClock    *ebpf.Program `ebpf:"start_clock"`
 	SteerPacket   *ebpf.Program `ebpf:"steer_packet"`
 	SteerSocket   *ebpf.Program `ebpf:"steer_socket"`
@@ -262,10 +316,16 @@ type measurePrograms struct {
 
 func (p *measurePrograms) Close() error {
 	return _MeasureClose(
+		p.Compare,
 		p.Empty,
 		p.FindNeighbour,
 		p.Idle,
+		p.LiveBounce,
+		p.LiveDrop,
+		p.LiveSteer,
+		p.LiveYardstick,
 		p.Measure,
+		p.Sink,
 		p.StartClock,
 		p.SteerPacket,
 		p.SteerSocket,
