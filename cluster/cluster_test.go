@@ -32,7 +32,7 @@ var calm = timing{
 // taken for dead, and comes back.
 var brisk = func() timing {
 	t := calm
-	t.probe, t.probeTimeout, t.stream = 60*time.Millisecond, 30*time.Millisecond, 200*time.Millisecond
+	t.probe, t.probeTimeout, t.stream = 60*time.Millisecond, 30*time.Millisecond, 2*time.Second
 	return t
 }()
 
