@@ -14,8 +14,24 @@ import (
 func (n *Node) settle() {
 	f := n.facts()
 	d := Plan(f)
+	if n.probe(d) {
+		f.Health = n.o.Monitor.Health()
+		d = Plan(f)
+	}
 	n.tell(d)
 	n.publish(d)
+}
+
+// probe tells the monitor of a new configuration's targets, which follow from it
+// alone. It comes before the workers hear of health: what the monitor remembers of
+// an earlier life it says only of targets that it has.
+func (n *Node) probe(d Decision) (fresh bool) {
+	if n.o.Monitor == nil || n.probing == n.running.config {
+		return false
+	}
+	n.probing = n.running.config
+	n.o.Monitor.Update(d.Targets)
+	return true
 }
 
 func (n *Node) facts() Facts {
@@ -60,10 +76,6 @@ func (n *Node) tell(d Decision) {
 	}
 	if first || !sameState(d.State, n.told.State) {
 		n.o.Fleet.SetState(d.State)
-	}
-	if n.o.Monitor != nil && n.probing != n.running.config {
-		n.probing = n.running.config // targets follow from it alone
-		n.o.Monitor.Update(d.Targets)
 	}
 	if c := n.o.Cluster; c != nil {
 		if first || d.Weight != n.told.Weight {
