@@ -103,6 +103,12 @@ INLINE __u64 hop_size(const struct node *node)
 	return (node->outer_ip - 16 - (node->outer_ip & 8)) & 0x1f;
 }
 
+/* What goes round a packet that every owner of a chain may be asked about. */
+INLINE __u32 longest_overhead(const struct node *node)
+{
+	return outer_size(node) + sizeof(struct tunnel) + (HOPS - 1) * hop_size(node);
+}
+
 INLINE __be16 outer_type(const struct node *node)
 {
 	return node->outer_ip == sizeof(struct iphdr) ? be16(ETH_P_IP) : be16(ETH_P_IPV6);

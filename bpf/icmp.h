@@ -122,8 +122,11 @@ __attribute__((noinline)) int tell_too_big(struct xdp_md *ctx, struct flow *f, _
 	quoted = f->version == 4 ? QUOTED4 : QUOTED6;
 	size = (f->version == 4 ? sizeof(struct answer4) : sizeof(struct answer6)) - quoted;
 	l3 = f->l3 & 0x1f;
+	if (bpf_xdp_get_buff_len(ctx) < l3 + f->length)
+		return leave(REASON_SHORT);	/* it says that it is longer than it is */
 	if (mtu < (f->version == 4 ? LEAST_MTU4 : LEAST_MTU6) ||
-	    bpf_xdp_get_buff_len(ctx) < l3 + quoted || f->length < quoted || !may_tell())
+	    f->kind == KIND_ERROR ||	/* nobody is told of what tells (RFC 1122, 3.2.2) */
+	    f->length < quoted || !may_tell())
 		return leave(REASON_TOO_BIG);
 	if (bpf_xdp_adjust_tail(ctx, (int)(l3 + quoted) - (int)bpf_xdp_get_buff_len(ctx)) ||
 	    bpf_xdp_adjust_head(ctx, -(int)size))

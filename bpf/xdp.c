@@ -33,6 +33,7 @@ INLINE struct owners owners_of(const struct node *node, const struct packet *p, 
 			       __u32 flags);
 INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u64 hash,
 		    const struct owners *to, __u32 reason);
+INLINE int too_big(struct xdp_md *ctx, const struct packet *p, __u32 mtu);
 INLINE int write_hop(const struct node *node, struct cursor *c, __u32 index);
 INLINE int from_peer(struct xdp_md *ctx, struct node *node, struct packet *p);
 INLINE int check_outer(const struct node *node, const struct tunnel *tunnel, const __u32 *peer);
@@ -281,8 +282,8 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 
 	if (!first || !(node->flags & NODE_TUNNELS))
 		return leave(REASON_NO_OWNER);
-	if (length > first->mtu)	/* the answer to the client goes here */
-		return leave(REASON_TOO_BIG);
+	if (unlikely(length > first->mtu))
+		return too_big(ctx, p, first->mtu - longest_overhead(node));
 	if (!is_whole(ctx, p->l3 + p->length))
 		return leave(REASON_SHORT);
 	if (!age(p->ip))
@@ -328,6 +329,20 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 		      (!to->third || write_hop(node, &c, to->third))))
 		return leave(REASON_HEADROOM);
 	return send(ctx, node, &arrived, first, length, reason);
+}
+
+/* There is no room for a tunnel round the packet: the client is told what there is room for. */
+INLINE int too_big(struct xdp_md *ctx, const struct packet *p, __u32 mtu)
+{
+	struct scratch *scratch = this_scratch();
+
+	if (!scratch)
+		return XDP_DROP;	/* cannot be */
+	scratch->flow = (struct flow){
+		.l3 = p->l3, .length = p->length, .kind = p->kind,
+		.version = p->dst.word[2] == MAPPED ? 4 : 6,
+	};
+	return tell_too_big(ctx, &scratch->flow, mtu);
 }
 
 /* Over IPv4 the last of an address's words is the address. */

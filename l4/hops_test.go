@@ -323,7 +323,7 @@ func TestForwardingIsGuarded(t *testing.T) {
 		t.Errorf("1500 bytes over an MTU of 1600: verdict %d for %s", verdict, reason)
 	}
 	r.ways(func(p *bpf.Peer) { p.MTU = 1539 })
-	if verdict, reason, _ := r.run(big); verdict != drop || reason != lb.XDPTooBig {
+	if verdict, reason, _ := r.run(big); verdict != redirect || reason != lb.XDPTold {
 		t.Errorf("1500 bytes over an MTU of 1539: verdict %d for %s", verdict, reason)
 	}
 	r.ways(func(p *bpf.Peer) { p.ValidUntil = 1 })

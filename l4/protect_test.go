@@ -108,6 +108,9 @@ func TestWhoeverSendsTooMuchForTheEncapsulationIsTold(t *testing.T) {
 		{"IPv4 by ipip", services(web4, "ipip"), long(web4), 14, 1480},
 		{"IPv4 by gue", services(web4, "gue"), long(web4), 14, 1468},
 		{"IPv6 by ipip", services(web6, "ipip"), long(web6), 14, 1480},
+		{"IPv4 to another node", services(web4, "ipip"), long(vip4), 14, 1500 - 48},
+		{"IPv6 to another node", services(web4, "ipip"), long(vip6), 14, 1500 - 48},
+		{"a tag goes back from another node's, too", services(web4, "ipip"), tagged(long(vip6)), 18, 1500 - 48},
 		{"a tag goes back, too", services(web4, "gue"), tagged(long(web4)), 18, 1468},
 	} {
 		r.apply(c.steering).reachAll(func(b *bpf.Backend) { b.MTU = 1500 })
@@ -118,6 +121,11 @@ func TestWhoeverSendsTooMuchForTheEncapsulationIsTold(t *testing.T) {
 			continue
 		}
 		checkTold(t, c.sentence, c.frame, out, c.l3, c.mtu)
+	}
+	quoted := frame(ip4("192.0.2.10", client4, layers.IPProtocolTCP), tcp(80, 40000, "A"), data(1400))
+	err := frame(eth(v4), ip4("203.0.113.1", "192.0.2.10", layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4)}, gopacket.Payload(quoted))
+	if verdict, reason, _ := r.run(err); verdict != drop || reason != lb.XDPTooBig {
+		t.Errorf("an ICMP error that is too big: verdict %d for %s, but nobody is told of those", verdict, reason)
 	}
 	told := 0
 	for range 2000 {

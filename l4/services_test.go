@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/cirque-lb/lb"
@@ -342,4 +343,61 @@ func TestServicesAreAdoptedAsTheyAre(t *testing.T) {
 	if w := diff(found, want); len(w) != 0 {
 		t.Errorf("a restart would write %d times, first %s", len(w), w[0])
 	}
+}
+
+func TestICMPErrorsGoToTheBackendOfTheirFlow(t *testing.T) {
+	r := newRig(t, edge1).serve(service(web4, "ipip", b1, b2, b3), service(log4, "ipip", b1, b2, b3))
+	icmp := func(kind uint8, quoted []byte) []byte {
+		dst := netip.AddrFrom4([4]byte(quoted[12:])).String()
+		return frame(eth(v4), ip4("203.0.113.1", dst, layers.IPProtocolICMPv4),
+			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(kind, 4)}, gopacket.Payload(quoted))
+	}
+	seen := map[string]bool{}
+	for port := range 60 {
+		sport := 1000 + port
+		for _, vip := range []lb.VIP{web4, log4} {
+			// What the backend sent in the VIP's name, as a router quotes it.
+			quoted := frame(ip4(vip.Addr.String(), client4, layers.IPProtocolTCP), tcp(int(vip.Port), sport, "A"))
+			if vip.Protocol == lb.UDP {
+				quoted = frame(ip4(vip.Addr.String(), client4, layers.IPProtocolUDP), udp(int(vip.Port), sport), data(8))
+			}
+			want := r.backendOf(to(vip, sport, "A"))
+			seen[want] = true
+			for sentence, f := range map[string][]byte{
+				"frag-needed": icmp(3, quoted[:28]), "time exceeded": icmp(11, quoted[:28]),
+				"frag-needed with options quoted": icmp(3, withOptions(quoted[:28])),
+			} {
+				if got := r.backendOf(f); got != want {
+					t.Fatalf("%s about a flow of %s from port %d went to %s, the flow to %s", sentence, vip, sport, got, want)
+				}
+			}
+			if _, reason, _ := r.run(icmp(3, quoted[:22])); reason != lb.XDPICMP {
+				t.Fatalf("a quote without whole ports left by %s", reason)
+			}
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("only %v were asked", seen)
+	}
+	// One that the ring moved away from keeps the errors of its connections, too.
+	want := map[int]string{}
+	for port := range 60 {
+		want[port] = r.backendOf(to(web4, 1000+port, "S"))
+	}
+	drained := service(web4, "ipip", b1, b2, b3)
+	drained.Backends[0].Takes = false
+	r.serve(drained)
+	for port := range 60 {
+		quoted := frame(ip4("192.0.2.10", client4, layers.IPProtocolTCP), tcp(8443, 1000+port, "A"))[:28]
+		if got := r.backendOf(icmp(3, quoted)); got != want[port] {
+			t.Fatalf("an error about a connection of %s went to %s when that was drained", want[port], got)
+		}
+	}
+}
+
+// withOptions puts a word of options into a bare IPv4 header.
+func withOptions(packet []byte) []byte {
+	p := append(bytes.Clone(packet[:20]), append([]byte{1, 1, 1, 1}, packet[20:]...)...)
+	p[0] = 0x46
+	return p
 }
