@@ -315,3 +315,18 @@ func TestTheDashboardAnswersTheFiveQuestionsAndRunsNoName(t *testing.T) {
 	b.look("dashboard-dark", 1280, 900, "dark")
 	b.look("dashboard-phone", 390, 844, "light")
 }
+
+// TestPicturesOfALiveNode looks at a node that runs, under whatever load it has:
+// LIVE is the URL of its dashboard, ARTEFACTS where the pictures go.
+func TestPicturesOfALiveNode(t *testing.T) {
+	url := os.Getenv("LIVE")
+	if url == "" {
+		t.Skip("LIVE names no dashboard")
+	}
+	b := newBrowser(t)
+	b.must("/url", map[string]any{"url": url}, nil)
+	b.until("a minute of graphs", "charts.requests.data[0].length >= 45")
+	b.look("dashboard", 1280, 900, "light")
+	b.look("dashboard-dark", 1280, 900, "dark")
+	b.look("dashboard-phone", 390, 844, "light")
+}

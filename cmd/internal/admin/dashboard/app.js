@@ -188,7 +188,12 @@ function show(now) {
   $("facts").textContent = `lbd ${s.version} · generation ${s.generation} · objects owned by ${s.owner === "file" ? s.file : "the document"} · up ${ago(s.started, clock)}`;
 
   $("problems").hidden = !degraded;
-  $("problem-list").replaceChildren(...s.problems.map((p) => element("li", `${p.subject}: ${p.text}${p.do ? " - do: " + p.do : ""}`)));
+  $("problem-list").replaceChildren(...s.problems.map((p) => {
+    const advice = p.do || "", command = advice.indexOf("lbctl ");
+    const li = element("li", `${p.subject} ${p.text}${advice ? " \u2192 " : ""}${command < 0 ? advice : advice.slice(0, command)}`);
+    if (command >= 0) li.append(element("code", advice.slice(command)));
+    return li;
+  }));
 
   let requests = 0, errors = 0;
   for (const r of flows.values()) { requests += r.requests; errors += r.errors; }
@@ -256,9 +261,27 @@ function numbers(all) {
   }));
 }
 
+// folded are events, newest first, where one that repeats what was last said of
+// its subject is a number only.
+function folded(list) {
+  const last = new Map();
+  const out = [];
+  for (const e of list) {
+    const of = last.get(e.subject);
+    if (of && of.e.kind === e.kind) {
+      of.n++;
+      continue;
+    }
+    const one = { e, n: 1 };
+    last.set(e.subject, one);
+    out.push(one);
+  }
+  return out;
+}
+
 function showEvents() {
   table("events-table", [["Time"], ["Event"], ["Of", "wide"], ["Detail", "wide"]],
-    events.map((e) => [clockTime(new Date(e.time)), e.kind, e.subject, [e.reason, e.detail].filter(Boolean).join(": ")]), "nothing yet");
+    folded(events).map(({ e, n }) => [clockTime(new Date(e.time)), e.kind, e.subject, [e.reason, e.detail].filter(Boolean).join(": ") + (n > 1 ? ` (${n} times)` : "")]), "nothing yet");
 }
 
 // ---- the stream
