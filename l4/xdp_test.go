@@ -22,6 +22,13 @@ func edit(frame []byte, at int, b byte) []byte {
 	return frame
 }
 
+// fastOpen is a SYN with the option of TCP Fast Open and the first data.
+func fastOpen() []byte {
+	syn := tcp(40000, 80, "S")
+	syn.Options = []layers.TCPOption{{OptionType: 34, OptionLength: 10, OptionData: []byte{1, 2, 3, 4, 5, 6, 7, 8}}}
+	return frame(eth(v4), ip4(client4, "192.0.2.10", layers.IPProtocolTCP), syn, data(100))
+}
+
 func TestWhatIsNotForUsPassesUntouched(t *testing.T) {
 	r := newRig(t, edge1).apply(steering(edge1, only(edge2)))
 	for _, c := range []struct {
@@ -124,6 +131,7 @@ func TestEncapsulationToTheOwner(t *testing.T) {
 		tuple    lb.Tuple
 	}{
 		{"an IPv4 SYN", segment("S"), 14, tuple(lb.TCP, client4, 40000, "192.0.2.10", 80)},
+		{"a TCP Fast Open SYN, with its cookie and data, is a SYN", fastOpen(), 14, tuple(lb.TCP, client4, 40000, "192.0.2.10", 80)},
 		{"an IPv4 segment", segment("A"), 14, tuple(lb.TCP, client4, 40000, "192.0.2.10", 80)},
 		{"an IPv6 SYN", segment6("S"), 14, tuple(lb.TCP, client6, 40000, "2001:db8::10", 80)},
 		{"a datagram", frame(eth(v4), ip4(client4, "192.0.2.10", layers.IPProtocolUDP), udp(9, 53), data(30)), 14, tuple(lb.UDP, client4, 9, "192.0.2.10", 53)},
