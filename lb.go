@@ -355,6 +355,39 @@ type Refusal struct {
 	Head     []byte         `json:"head"`  // how it began, passwords and cookies blanked out
 }
 
+// Crash is what is known of a worker that ended otherwise than it was told to.
+type Crash struct {
+	Time    time.Time `json:"time"`
+	Worker  string    `json:"worker"` // crew.index
+	PID     int       `json:"pid"`
+	Version string    `json:"version"`
+	Started time.Time `json:"started"`
+	How     string    `json:"how"`            // the signal or exit status
+	Said    string    `json:"said,omitempty"` // the runtime's last words: a panic and its stacks
+	Flight
+}
+
+// Flight is what a worker's recorder held when it ended.
+type Flight struct {
+	Begun    uint64          `json:"begun"` // requests of its life
+	Ended    uint64          `json:"ended"`
+	Failed   uint64          `json:"failed"`   // of those: 5xx, or no response at all
+	Requests []FlightRequest `json:"requests"` // the last of each thread, newest first
+}
+
+// FlightRequest is one request in a recorder; long texts are cut.
+type FlightRequest struct {
+	Time     time.Time     `json:"time"`
+	Thread   int           `json:"thread"`
+	Method   string        `json:"method"`
+	Listener string        `json:"listener"`
+	Route    string        `json:"route"`
+	Path     string        `json:"path"` // without the query
+	UnderWay bool          `json:"under_way,omitempty"`
+	Status   int           `json:"status,omitempty"` // 0: under way, or no response
+	Took     time.Duration `json:"took,omitempty"`
+}
+
 // Event is something an operator may want to know of: an ejection, a drain, an
 // epoch, a fallback.
 type Event struct {

@@ -58,6 +58,7 @@ type exchange struct {
 	session Session
 	thread  *thread
 	number  uint64 // of the request, among all that used this exchange
+	flown   uint64 // its number in the recorder; 0: none
 	place   int    // among the thread's
 	view    *view  // one configuration and health state for the whole request
 	chain   *chain
@@ -139,6 +140,7 @@ func (x *exchange) begin(req *Request, end bool) {
 		return
 	}
 	x.session.Route = route
+	x.flown = x.thread.flight.begin(&x.session)
 	x.chain = &route.chain
 	x.turned = len(route.chain.filters)
 	x.timed = x.turned > 0 && x.thread.sampled()

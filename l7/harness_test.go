@@ -34,6 +34,7 @@ type labOptions struct {
 	threads int
 	filters map[string]Filter
 	files   map[string][]byte // that the document names
+	flight  []byte
 	log     *slog.Logger
 }
 
@@ -44,7 +45,7 @@ func startLab(t testing.TB, o labOptions, document string) *lab {
 	for name, f := range o.filters {
 		filters[name] = func(lb.Node) (Filter, error) { return f, nil }
 	}
-	p, err := New(Options{Threads: max(1, o.threads), Filters: filters, Log: o.log})
+	p, err := New(Options{Threads: max(1, o.threads), Filters: filters, Log: o.log, Flight: o.flight})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ type Options struct {
 	Filters map[string]Builder
 	Access  *os.File // the access log; nil: off
 	Log     *slog.Logger
+	Flight  []byte // memory for the recorder, FlightSize of it; nil: none
 	// Spoil overwrites what an ended request leaves in memory, so that a filter
 	// that kept it instead of a copy is found out. It is for tests.
 	Spoil bool
@@ -87,11 +88,13 @@ func New(o Options) (*Proxy, error) {
 		risen: map[lb.BackendID]time.Time{},
 	}
 	p.endpointList.Store(new([]*endpoint))
+	flights := newFlights(o.Flight, o.Threads)
 	for i := range o.Threads {
 		t, err := newThread(p, i)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("make thread %d: %w", i, err), p.closeLoops())
 		}
+		t.flight = flights[i]
 		p.threads = append(p.threads, t)
 	}
 	if o.Access != nil {

@@ -320,6 +320,8 @@ func (t *thread) record(x *exchange) {
 	}
 	var o outcome
 	x.count(&o)
+	x.thread.flight.end(x.flown, o.status, o.total)
+	x.flown = 0
 	if t.proxy.access != nil {
 		x.tell(&o)
 	}

@@ -38,6 +38,7 @@ type thread struct {
 	counts   counts
 	tally    tally
 	refusals refusals
+	flight   flight
 }
 
 // counts are a thread's counters of events.

@@ -245,6 +245,13 @@ func (n *fakeNode) Certificates(context.Context) ([]admin.Certificate, error) {
 	}, nil
 }
 
+func (n *fakeNode) Crashes(context.Context) ([]lb.Crash, error) {
+	return []lb.Crash{{Time: long, Worker: "1.0", PID: 4710, Version: "1.2.3", Started: long, How: "signal: aborted", Said: "SIGABRT: abort\ngoroutine 1 [running]:\nmain.main()\n",
+		Flight: lb.Flight{Begun: 7, Ended: 6, Failed: 1, Requests: []lb.FlightRequest{
+			{Time: long, Method: "GET", Listener: "web", Route: "route:12", Path: "/cart", UnderWay: true},
+			{Time: long, Method: "POST", Listener: "web", Route: "route:12", Path: "/pay", Status: 200, Took: 5 * time.Millisecond}}}}}, nil
+}
+
 func (n *fakeNode) Refused(context.Context) ([]admin.Refusal, error) {
 	return []admin.Refusal{{Time: long, Listener: "web", Client: "198.51.100.7:40000", Version: "HTTP/1.1", Status: 400, Reason: "bad_framing", Error: "Content-Length twice",
 		Head: `"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n"`}}, nil

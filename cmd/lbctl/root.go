@@ -39,7 +39,7 @@ func (c *ctl) root() *cobra.Command {
 	flags.StringVarP(&c.format, "output", "o", "table", "table, wide, json, yaml or name")
 	root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(c.status(), c.backend(), c.node(), c.config(), c.upgrade(), c.explain(), c.capture(), c.events(), c.doctor(),
-		c.cluster(), c.listener(), c.route(), c.pool(), c.service(), c.cert(), c.why(), c.top(), c.schema(), c.version())
+		c.cluster(), c.listener(), c.worker(), c.route(), c.pool(), c.service(), c.cert(), c.why(), c.top(), c.schema(), c.version())
 	c.markBegin(root)
 	return root
 }

@@ -106,6 +106,10 @@ func (f *fake) Certificates(context.Context) ([]Certificate, error) {
 	return []Certificate{{Listener: "tls", Names: []string{"a.example"}}}, f.heard()
 }
 
+func (f *fake) Crashes(context.Context) ([]lb.Crash, error) {
+	return []lb.Crash{{Worker: "1.0", PID: 4711}}, f.heard()
+}
+
 func (f *fake) Refused(context.Context) ([]Refusal, error) {
 	return []Refusal{{Listener: "web", Status: 400}}, f.heard()
 }
@@ -246,7 +250,7 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 	}
 	f.calls = nil
 	for name, err := range map[string]error{
-		"history": second(c.History(ctx)), "traffic": second(c.Traffic(ctx)), "certificates": second(c.Certificates(ctx)), "refused": second(c.Refused(ctx)),
+		"history": second(c.History(ctx)), "traffic": second(c.Traffic(ctx)), "certificates": second(c.Certificates(ctx)), "refused": second(c.Refused(ctx)), "crashes": second(c.Crashes(ctx)),
 		"openapi": second(c.OpenAPI(ctx)),
 		"confirm": second(c.Confirm(ctx, Ask{})), "adopt": second(c.Adopt(ctx, Ask{})), "reload": second(c.Reload(ctx, Ask{})),
 		"release true": second(c.Release(ctx, ReleaseOrder{Discard: true}, Ask{})), "rollback 1": second(c.Rollback(ctx, RollbackOrder{Generation: "1"}, Ask{})),

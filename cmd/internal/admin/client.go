@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb"
 )
 
 // maxAnswer bounds what a client reads of one answer.
@@ -59,6 +61,11 @@ func (c *Client) Backends(ctx context.Context) (b []Backend, err error) {
 // Certificates lists those that are shown to clients and backends.
 func (c *Client) Certificates(ctx context.Context) (all []Certificate, err error) {
 	return all, c.get(ctx, "/v1/certificates", &all)
+}
+
+// Crashes lists the last workers that ended by themselves, newest first.
+func (c *Client) Crashes(ctx context.Context) (all []lb.Crash, err error) {
+	return all, c.get(ctx, "/v1/crashes", &all)
 }
 
 // Refused lists the last malformed requests, newest first.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb"
 )
 
 // access is who may use an endpoint.
@@ -60,6 +62,7 @@ func (a *api) endpoints() []endpoint {
 		{"GET", "/v1/backends/story", anybody, "Why a backend is in the state it is in", []param{{"id", "string", "POOL/ADDRESS"}}, nil, Story{}, a.story},
 		{"GET", "/v1/traffic", anybody, "What is counted per listener and backend, cumulative", nil, nil, Traffic{}, read(c.Traffic)},
 		{"GET", "/v1/certificates", anybody, "The certificates that are shown to clients and backends, with their names and ends", nil, nil, []Certificate{}, read(c.Certificates)},
+		{"GET", "/v1/crashes", operator, "The last workers that ended by themselves: how, their last words and requests", nil, nil, []lb.Crash{}, read(c.Crashes)},
 		{"GET", "/v1/refused", operator, "The last requests that were malformed, newest first, and how they began", nil, nil, []Refusal{}, read(c.Refused)},
 		{"GET", "/v1/version", anybody, "What runs", nil, nil, Version{}, part(c, func(s Status) Version { return thisVersion(s.Version) })},
 		{"GET", "/v1/events", anybody, "What happened after a number; with Accept: text/event-stream as it happens", []param{{"after", "integer", "the number of the last event that is known"}}, nil, []Event{}, a.events},

@@ -25,7 +25,8 @@ type Control interface {
 	Story(ctx context.Context, backend string) (Story, error)
 	Traffic(context.Context) (Traffic, error)
 	Certificates(context.Context) ([]Certificate, error)
-	Refused(context.Context) ([]Refusal, error) // the last malformed requests, newest first
+	Crashes(context.Context) ([]lb.Crash, error) // of workers, newest first
+	Refused(context.Context) ([]Refusal, error)  // the last malformed requests, newest first
 	Explain(context.Context, Question) (Explanation, error)
 	Capture(ctx context.Context, o CaptureOrder, to io.Writer) (CaptureDone, error) // as pcapng
 	Samples() []lb.Sample                                                           // everything /metrics shows

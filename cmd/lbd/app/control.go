@@ -61,6 +61,11 @@ func (c control) Refused(context.Context) ([]admin.Refusal, error) {
 	return all, nil
 }
 
+// Crashes lists the last workers that ended by themselves.
+func (c control) Crashes(context.Context) ([]lb.Crash, error) {
+	return append([]lb.Crash{}, c.node.Crashes()...), nil
+}
+
 // Ready says why whoever sends traffic here should send it elsewhere.
 func (c control) Ready() error { return readiness(c.node.Snapshot()) }
 

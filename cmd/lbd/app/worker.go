@@ -22,7 +22,7 @@ func newWorker() *cobra.Command {
 }
 
 func newProxy(s worker.Start) (worker.Server, error) {
-	p, err := l7.New(l7.Options{Threads: s.Threads, Filters: filters, Access: s.Access, Log: s.Log})
+	p, err := l7.New(l7.Options{Threads: s.Threads, Filters: filters, Access: s.Access, Log: s.Log, Flight: s.Flight})
 	return proxy{p}, err
 }
 

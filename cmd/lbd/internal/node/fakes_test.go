@@ -147,6 +147,8 @@ func (f *fakeFleet) Stats() lb.Stats {
 	return f.stats
 }
 
+func (f *fakeFleet) Crashes() []lb.Crash { return nil }
+
 func (f *fakeFleet) Refused() []lb.Refusal { return nil }
 
 func (f *fakeFleet) Crew() []Worker {

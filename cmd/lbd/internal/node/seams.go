@@ -21,6 +21,7 @@ type Fleet interface {
 	Upgrade(ctx context.Context, binary string) error
 	Stats() lb.Stats       // totals that survive workers
 	Refused() []lb.Refusal // the last malformed requests, newest first
+	Crashes() []lb.Crash   // the last workers that ended by themselves, newest first
 	Crew() []Worker
 	Sockets() []lb.SteeredBind
 	Notes() []string          // what runs otherwise than an operator may expect

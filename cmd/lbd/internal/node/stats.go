@@ -67,5 +67,8 @@ func (n *Node) Explain(t lb.Tuple) (Path, bool) {
 	return n.o.Datapath.Explain(t), true
 }
 
+// Crashes lists the last workers that ended by themselves, newest first.
+func (n *Node) Crashes() []lb.Crash { return n.o.Fleet.Crashes() }
+
 // Refused lists the last malformed requests, newest first.
 func (n *Node) Refused() []lb.Refusal { return n.o.Fleet.Refused() }

@@ -151,7 +151,7 @@ func (f *Fleet) reachOnce(ctx context.Context, path string) (found, error) {
 		c.close()
 		return found{}, err
 	}
-	m.early = lastLog(h.PID, h.Crash)
+	m.early, m.flight = lastLog(h.PID, h.Crash), openFlight(h.PID, h.Flight, h.Threads)
 	m.conn, m.index, m.version, m.access, m.generation = c, h.Index, h.Version, h.Access, h.Generation
 	m.started, m.heard = time.UnixMilli(h.Started), time.Now()
 	// Until it has a crew of ours it has one of its own.

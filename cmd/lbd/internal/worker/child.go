@@ -42,6 +42,7 @@ type Start struct {
 	Name    string // "crew.index"
 	Threads int
 	Access  *os.File // nil: no access log
+	Flight  []byte   // memory that outlives the process
 	Log     *slog.Logger
 }
 
@@ -65,6 +66,7 @@ type identity struct {
 	crew, index, processes, threads, owner int
 	access                                 bool
 	crash                                  int // the descriptor of our first log
+	flight                                 int // and of the recorder
 }
 
 func (i identity) name() string { return fmt.Sprintf("%d.%d", i.crew, i.index) }
@@ -162,6 +164,7 @@ func (c Child) newProcess(id identity) (*process, error) {
 		drain: 30 * time.Second, sockets: newHolding(),
 	}
 	start := Start{Name: id.name(), Threads: id.threads, Log: log}
+	start.Flight, p.id.flight = keepFlight(id.threads)
 	if id.access {
 		unix.CloseOnExec(fdAccess)
 		start.Access = os.NewFile(fdAccess, "access log")
@@ -342,7 +345,7 @@ func (p *process) hello() helloReply {
 	h := helloReply{
 		Protocol: cmp.Or(p.child.protocol, protocol), Version: p.child.Version, Crew: p.id.crew, Index: p.id.index,
 		Processes: p.id.processes, Threads: p.id.threads, PID: os.Getpid(), Started: p.started.UnixMilli(),
-		Active: p.active, Draining: p.ending, Held: len(p.sockets.held), Access: p.id.access, Crash: p.id.crash,
+		Active: p.active, Draining: p.ending, Held: len(p.sockets.held), Access: p.id.access, Crash: p.id.crash, Flight: p.id.flight,
 	}
 	if p.serving != nil {
 		h.Generation = p.serving.Generation

@@ -145,6 +145,7 @@ func (f *Fleet) attach(ctx context.Context, m *member) error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	m.flight = openFlight(m.pid, h.Flight, h.Threads)
 	m.conn, m.version, m.access, m.generation, m.heard = c, h.Version, h.Access, h.Generation, time.Now()
 	return nil
 }

@@ -44,7 +44,8 @@ type member struct {
 	cmd   *exec.Cmd // nil: adopted, not our child
 	pidfd *os.File  // nil: our child
 
-	early *os.File // its stderr until it is ready; nil: adopted
+	flight []byte   // its recorder, mapped; nil: none. Guarded by Fleet.mu until exited
+	early  *os.File // its stderr until it is ready; nil: adopted
 
 	exited chan struct{} // closed when the process is gone
 	exit   string        // how it ended; read after exited

@@ -45,10 +45,11 @@ type helloReply struct {
 	Started    int64  `json:"started"` // Unix time, ms
 	Active     bool   `json:"active"`  // it was told to accept once
 	Draining   bool   `json:"draining"`
-	Generation uint64 `json:"generation"`      // 0: it has no configuration yet
-	Held       int    `json:"held"`            // listening sockets
-	Access     bool   `json:"access"`          // it writes an access log
-	Crash      int    `json:"crash,omitempty"` // the descriptor of its first log, where a crash is written
+	Generation uint64 `json:"generation"`       // 0: it has no configuration yet
+	Held       int    `json:"held"`             // listening sockets
+	Access     bool   `json:"access"`           // it writes an access log
+	Flight     int    `json:"flight,omitempty"` // the descriptor of its recorder
+	Crash      int    `json:"crash,omitempty"`  // the descriptor of its first log, where a crash is written
 }
 
 // socketName names one listening socket: the bind as the configuration says

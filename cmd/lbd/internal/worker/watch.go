@@ -64,6 +64,13 @@ func (f *Fleet) bury(m *member) {
 	if m.early != nil {
 		m.early.Close()
 	}
+	how := m.exit
+	if served && (wanted || m.lastWords() != "") {
+		how = f.report(m)
+	}
+	f.mu.Lock()
+	m.closeFlight()
+	f.mu.Unlock()
 	if m.pidfd != nil {
 		m.pidfd.Close()
 	}
@@ -71,10 +78,9 @@ func (f *Fleet) bury(m *member) {
 	f.saveStats()
 	wake(f.changed)
 	if !wanted || !served {
-		f.event("worker.exit", m, m.exit)
+		f.event("worker.exit", m, how)
 		return
 	}
-	how := f.report(m)
 	f.mu.Lock()
 	vacant.detail = "its process ended: " + how
 	f.mu.Unlock()
