@@ -55,13 +55,13 @@ func (c *ctl) awaitCrew(cmd *cobra.Command, limit time.Duration) error {
 		ctx, cancel := ask(cmd)
 		defer cancel()
 		s, err := c.client().Status(ctx)
-		old := 0
+		old := 0 // whom a supervisor that starts does not know yet
 		for _, w := range s.Workers {
 			if w.State == "draining" {
 				old++
 			}
 		}
-		return fmt.Sprintf("%s of the old crew drain", plural(old, "worker")), old == 0, err
+		return fmt.Sprintf("%s of the old crew drain", plural(old, "worker")), s.State != "starting" && old == 0, err
 	})
 	if late := (timeout{}); errors.As(err, &late) {
 		return timeout{fmt.Errorf("%w; the new crew serves, drain.timeout ends the old one", late.error)}

@@ -120,7 +120,7 @@ pools:
 		})
 		still("an upgrade")
 	}
-	c = s.restart(c)
+	s.restart(c)
 	still("a death")
 	took := time.Since(began)
 	l.end()
