@@ -288,11 +288,11 @@ func (r *rig) fetch(args []string) {
 	}
 }
 
-// becomes URL CODE asks until the answer is that: workers hear of orders soon.
+// becomes URL CODE [BODY] asks until the answer is that: workers hear of orders soon.
 func (r *rig) becomes(args []string) {
 	r.until(fmt.Sprintf("GET %s: %s", args[0], args[1]), func() bool {
-		code, _, err := get(args[0])
-		return err == nil && strconv.Itoa(code) == args[1]
+		code, body, err := get(args[0])
+		return err == nil && strconv.Itoa(code) == args[1] && (len(args) < 3 || strings.TrimSpace(body) == args[2])
 	})
 }
 
