@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/cirque-lb/lb"
 )
@@ -217,5 +218,38 @@ func BenchmarkOwners(b *testing.B) {
 				Owners(mixed)
 			}
 		})
+	}
+}
+
+// How evenly rows are shared, and what a change of one member moves, at the sizes
+// that ARCHITECTURE.md tells of.
+func TestRowsOfThreeThirtyAndThreeHundredNodes(t *testing.T) {
+	for _, c := range []struct {
+		nodes int
+		most  float64 // off an even share, the worst member: 4.5 standard deviations
+	}{{3, 0.025}, {30, 0.1}, {300, 0.31}} {
+		members := fleet(c.nodes, 4)
+		even := float64(lb.Rows) / float64(c.nodes)
+		least, most := lb.Rows, 0
+		counts := shares(members)
+		for _, n := range counts {
+			least, most = min(least, n), max(most, n)
+		}
+		gone, needlessGone := moved(members, members[1:], "edge-0")
+		came, needlessCame := moved(members, append(fleet(c.nodes, 4), lb.Member{Name: "new", Weight: 4}), "new")
+		built := time.Hour
+		for range 5 {
+			began := time.Now()
+			Owners(members)
+			built = min(built, time.Since(began))
+		}
+		t.Logf("%d nodes: %+.1f to %+.1f %% of an even share; one leaves: %.2f %% of the rows move, its own are %.2f %%; one comes: %.2f %%; built in %v at best",
+			c.nodes, 100*(float64(least)/even-1), 100*(float64(most)/even-1), 100*float64(gone)/lb.Rows, 100*float64(counts[0])/lb.Rows, 100*float64(came)/lb.Rows, built.Round(10*time.Microsecond))
+		if float64(most) > (1+c.most)*even || float64(least) < (1-c.most)*even {
+			t.Errorf("%d nodes have %d to %d rows, %.0f are even", c.nodes, least, most, even)
+		}
+		if gone != counts[0] || needlessGone+needlessCame != 0 {
+			t.Errorf("%d nodes: one with %d rows left, and %d moved; %d and %d needlessly", c.nodes, counts[0], gone, needlessGone, needlessCame)
+		}
 	}
 }
