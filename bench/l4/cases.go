@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -363,7 +364,7 @@ func (b *bench) prepare(c testCase, grows int32) error {
 		Grows         int32
 		Source        uint32
 		Head          [80]byte
-	}{c.flows, 1, grows, c.source, [80]byte(c.frame)}
+	}{c.flows, rand.Uint32(), grows, c.source, [80]byte(c.frame)}
 	return b.Plan.Put(uint32(0), plan)
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -18,7 +19,8 @@ import (
 const (
 	liveFrames = 1 << 1 // BPF_F_TEST_XDP_LIVE_FRAMES
 	liveBatch  = 256
-	liveEach   = 2_000_000 // frames of a round
+	liveEach   = 20_000 // frames of a round: short enough that the best ones are undisturbed
+	liveRounds = 10     // for one of the table's
 )
 
 type liveCase struct {
@@ -49,8 +51,14 @@ func (b *bench) live() error {
 		{"yardstick, established", b.LiveYardstick, of(tcp, 100_000, local), true},
 		{"yardstick, new", b.LiveYardstick, of(begin, every, local), true},
 	}
+	if err := b.prepare(list[len(list)-2].testCase, 20); err != nil {
+		return err
+	}
+	if err := b.checkYardstick(tcp, yardHit); err != nil { // it learns the flows
+		return err
+	}
 	rates := make([][]float64, len(list))
-	for range b.rounds {
+	for range liveRounds * b.rounds {
 		for i, c := range list { // in turn, so that what else runs meets all
 			rate, err := b.rate(c, device)
 			if err != nil {
@@ -59,14 +67,15 @@ func (b *bench) live() error {
 			rates[i] = append(rates[i], rate)
 		}
 	}
-	fmt.Printf("\nmillions of frames a second on one core through a veth, medians of %d rounds of %d\n\n", b.rounds, liveEach)
+	fmt.Printf("\nmillions of frames a second on one core through a veth, %d rounds of %d\n\n", liveRounds*b.rounds, liveEach)
+	fmt.Printf("%-46s %7s %6s\n", "case", "median", "best")
 	ceiling := 0.0
 	for i, c := range list {
-		rate := median(rates[i])
+		best := slices.Max(rates[i])
 		if c.program == b.LiveDrop || c.program == b.LiveBounce {
-			ceiling = rate
+			ceiling = best
 		}
-		fmt.Printf("%-46s %5.2f %5.0f %% of the ceiling\n", c.name, rate/1e6, 100*rate/ceiling)
+		fmt.Printf("%-46s %7.2f %6.2f  %3.0f %% of the ceiling\n", c.name, median(rates[i])/1e6, best/1e6, 100*best/ceiling)
 	}
 	return nil
 }
@@ -140,8 +149,8 @@ func (b *bench) rate(c liveCase, device int) (perSecond float64, err error) {
 		return 0, err
 	}
 	madeNow, arrivedNow, err := b.frames()
-	if n := madeNow - made; err == nil && c.sent && arrivedNow-arrived < n/2 {
-		err = fmt.Errorf("%d of %d frames arrived", arrivedNow-arrived, n)
+	if c.sent { // a queue that nobody empties in time drops some
+		return float64(arrivedNow-arrived) / took.Seconds(), err
 	}
 	return float64(madeNow-made) / took.Seconds(), err
 }
