@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -82,7 +83,7 @@ func (l *lab) consistency(ctx context.Context, f flags) error {
 	var order []string
 	for round := range f.rounds {
 		for _, e := range events {
-			if !strings.Contains(e.name, f.rows) {
+			if !slices.ContainsFunc(strings.Split(f.rows, ","), func(part string) bool { return strings.Contains(e.name, part) }) {
 				continue
 			}
 			if rows[e.name] == nil {

@@ -160,7 +160,7 @@ func (l *lab) restartDaemons(ctx context.Context) (outcome, error) {
 // restart kills supervisors, and starts them again after a while.
 func (l *lab) restart(ctx context.Context, nodes []machine) (o outcome, err error) {
 	for _, m := range nodes {
-		if err := l.kill(m.Name); err != nil {
+		if err := l.killDaemon(m); err != nil {
 			return o, err
 		}
 	}
@@ -169,6 +169,23 @@ func (l *lab) restart(ctx context.Context, nodes []machine) (o outcome, err erro
 		err = errors.Join(err, l.startNode(m))
 	}
 	return o, errors.Join(err, l.settled(ctx))
+}
+
+// killDaemon kills a node's supervisor, which after an upgrade may be the guard
+// of that and no child of ours.
+func (l *lab) killDaemon(m machine) (err error) {
+	config := l.path(m.Name, "lbd.yaml")
+	for _, pid := range insiders(l.namespace(m)) {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if words := strings.Split(string(line), "\x00"); slices.Contains(words, "run") && slices.Contains(words, config) {
+			err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	if p := l.running[m.Name]; p != nil {
+		<-p.ended
+	}
+	delete(l.running, m.Name)
+	return err
 }
 
 // migrate upgrades each node to a build whose maps are another layout.

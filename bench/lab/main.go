@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string) error {
 	set.StringVar(&f.prefix, "prefix", "cirque-lab", "begins the name of every namespace, directory and pin")
 	set.IntVar(&f.consistency, "consistency", 0, "instead of the tour: so many long-lived connections, and what each change costs them")
 	set.IntVar(&f.rounds, "rounds", 1, "of the consistency table")
-	set.StringVar(&f.rows, "rows", "", "of the consistency table whose names have this in them")
+	set.StringVar(&f.rows, "rows", "", "of the consistency table whose names have this, or this, in them")
 	set.StringVar(&f.other, "other", "bin/lbd-other", "a daemon whose maps are another layout, for the consistency table")
 	set.StringVar(&f.logs, "logs", "", "keep the logs in this directory")
 	set.Parse(args)
