@@ -579,3 +579,35 @@ func TestNoWorkerTakesAnothersControlSocket(t *testing.T) {
 		t.Errorf("a supervisor finds %v (%v), want %d", found, err, len(seen))
 	}
 }
+
+// A worker that crashes again and again is started later each time; the other one
+// accepts on its slots meanwhile, and answers.
+func TestAWorkerThatCrashesAgainAndAgainIsHeldBack(t *testing.T) {
+	f, addr := started(t)
+	var down time.Duration
+	for i := range 5 {
+		victim := f.Crew()[1].PID
+		began := time.Now()
+		if err := unix.Kill(victim, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		spread := false
+		until(t, "another takes its place", func() bool {
+			c := f.Crew()
+			spread = spread || c[1].State == "down" && len(c[0].Slots) == 4
+			return c[1].Ready && c[1].PID != victim
+		})
+		if down = time.Since(began); i > 1 && !spread {
+			t.Errorf("crash %d: the other worker never had all slots in %v", i+1, down)
+		}
+		if got := ask(t, addr); got.PID == victim {
+			t.Error("a dead worker answered")
+		}
+	}
+	if least := 8 * firstDelay; down < least {
+		t.Errorf("after five crashes it was away for %v, want %v at least", down, least)
+	}
+	if n := f.Crew()[1].Restarts; n != 5 {
+		t.Errorf("%d restarts are counted", n)
+	}
+}
