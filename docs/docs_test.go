@@ -156,7 +156,7 @@ func inWorld(t *testing.T, bin, script string) (ok int, failures []string) {
 	}
 	defer os.RemoveAll(work)
 	repo, _ := filepath.Abs("..")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	c := exec.CommandContext(ctx, "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private", "bash", "testdata/world")
 	c.Env = append(os.Environ(), "BIN="+bin, "REPO="+repo, "WORK="+work)
