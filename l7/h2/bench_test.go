@@ -6,6 +6,31 @@ import (
 	"testing"
 )
 
+// browser is what one sends with each request.
+var browser = get("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+	"accept", "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
+	"accept-language", "en-US,en;q=0.5", "accept-encoding", "gzip, deflate, br, zstd", "referer", "https://www.example.com/some/where",
+	"cookie", "session=0123456789abcdef0123456789abcdef; theme=dark", "sec-fetch-dest", "document", "sec-fetch-mode", "navigate")
+
+// BenchmarkHead is a browser's head, all of it in the table.
+func BenchmarkHead(b *testing.B) {
+	c, _, w, _ := server(b, Config{})
+	e := &echo{c: c, n: new(int)}
+	c.handler = e
+	w.head(1, true, browser...)
+	_ = c.Receive(w.bytes(), 0)
+	p := w.fields(browser...)
+	var frame []byte
+	b.ReportAllocs()
+	for id := uint32(3); b.Loop(); id += 2 {
+		frame = append(appendFrame(frame[:0], len(p), frameHeaders, flagEndHeaders|flagEndStream, id), p...)
+		if err := c.Receive(frame, 0); err != nil {
+			b.Fatal(err)
+		}
+		c.Advance(len(c.Output()))
+	}
+}
+
 // BenchmarkServer is a request and its response of 1 KiB, 10 streams at once.
 func BenchmarkServer(b *testing.B) {
 	c, h, w, _ := server(b, Config{})

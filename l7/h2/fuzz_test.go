@@ -256,3 +256,18 @@ func passOn(t *testing.T, fields []Field) {
 		}
 	}
 }
+
+func TestValuesAreLookedAtByteByByte(t *testing.T) {
+	for at := range 20 {
+		for c := range 256 {
+			for _, neighbour := range []byte{'a', 0x80, 0xff, 0x7e, '\t'} {
+				b := bytes.Repeat([]byte{neighbour}, 20)
+				b[0], b[19], b[at] = 'a', 'a', byte(c)
+				want := allValue(string(b)) && !(at%19 == 0 && (c == ' ' || c == '\t'))
+				if got := validValue(string(b)); got != want {
+					t.Fatalf("%q: got %v", b, got)
+				}
+			}
+		}
+	}
+}
