@@ -27,7 +27,9 @@ func isGRPCWeb(req *Request) bool {
 }
 
 // isCall reports whether a request is a gRPC call, in either's words.
-func isCall(req *Request) bool { return req.Version == HTTP20 && isGRPC(req) || isGRPCWeb(req) }
+func isCall(req *Request) bool {
+	return req.Method == "POST" && (req.Version == HTTP20 && isGRPC(req) || isGRPCWeb(req))
+}
 
 // GRPCStatus is the error in gRPC's words.
 func (e *Error) GRPCStatus() int { return grpcStatus(e) }
