@@ -71,7 +71,8 @@ func run(lbd string, d time.Duration, seed uint64) (ok bool, err error) {
 	ok = l.good() && warm.good() && grown == "" && !s.ended()
 	verdict := "ok"
 	if !ok {
-		verdict = "NOT OK " + grown
+		verdict = "NOT OK " + grown + ", the access log is in " + s.dir
+		s.keep = true
 	}
 	from, to := trend(samples)
 	fmt.Printf("soak %v seed %d: %v; at rest %d -> %d MiB, fds %d -> %d, goroutines %d -> %d; under load %.1f -> %.1f MiB: %s\n", d, seed, l,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // serve answers /CLASS/ID/SIZE with the body that belongs to it.
@@ -130,13 +133,36 @@ const (
 )
 
 func newFlaky(seed uint64) (*flaky, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := keepPort()
 	if err != nil {
 		return nil, err
 	}
-	f := &flaky{addr: ln.Addr().(*net.TCPAddr), conns: make(chan net.Conn), over: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 5)), open: map[net.Conn]bool{}}
+	ln, err := net.ListenTCP("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	f := &flaky{addr: addr, conns: make(chan net.Conn), over: make(chan struct{}), random: rand.New(rand.NewPCG(seed, 5)), open: map[net.Conn]bool{}}
 	go f.runModes(ln)
 	return f, nil
+}
+
+// keepPort binds a port for as long as the process lives, without listening: who
+// connects is refused, but no stranger gets it and answers in the flaky one's
+// place.
+func keepPort() (*net.TCPAddr, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	loopback := [4]byte{127, 0, 0, 1}
+	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: loopback})); err != nil {
+		return nil, err
+	}
+	bound, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, err
+	}
+	return &net.TCPAddr{IP: loopback[:], Port: bound.(*unix.SockaddrInet4).Port}, nil
 }
 
 // runModes changes the mode at random, most of the time it is up.
@@ -161,7 +187,7 @@ func (f *flaky) runModes(ln net.Listener) {
 			return
 		default:
 		}
-		ln, _ = net.ListenTCP("tcp", f.addr) // somebody may have the port: then later
+		ln, _ = net.ListenTCP("tcp", f.addr) // if not now, then later
 	}
 }
 

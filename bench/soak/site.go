@@ -25,6 +25,7 @@ type site struct {
 	gone          chan struct{}
 	admin         *http.Client
 	stops         []func()
+	keep          bool // the directory, with the access log
 }
 
 const document = `
@@ -56,7 +57,11 @@ func start(lbd string, seed uint64) (s *site, err error) {
 		return nil, err
 	}
 	s = &site{dir: dir, web: rig.FreeAddr(), tls: rig.FreeAddr(), raw: rig.FreeAddr(), gone: make(chan struct{})}
-	s.stops = append(s.stops, func() { os.RemoveAll(dir) })
+	s.stops = append(s.stops, func() {
+		if !s.keep {
+			os.RemoveAll(dir)
+		}
+	})
 	defer func() {
 		if err != nil {
 			s.stop()
