@@ -6,11 +6,12 @@
 //
 // Per attack it says how the attackers' connections ended, how the proxy's
 // memory grew beside the bytes that they sent, and the failures and the 99th
-// percentile of innocent clients, the median of rounds of 1.5 s: calm, while the same flood is led against a
-// wall beside the proxy, and under attack. A row says what a proxy is to be
+// percentile of innocent clients, the median of rounds of 1.5 s: calm, before and
+// afterwards, while the same flood is led against a wall beside the proxy, and
+// under attack. A row says what a proxy is to be
 // blamed for: an attack that met no end, memory that grew out of proportion or
 // did not come back, innocent clients that got no answer or waited over three
-// times as long as beside the wall. It fails when that is lbd.
+// times as long as when calm, or beside the wall. It fails when that is lbd.
 package main
 
 import (
