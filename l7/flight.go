@@ -112,6 +112,7 @@ func pathOf(target string) string {
 // ReadFlight reads a recorder: the last requests of all threads, newest first,
 // and the sums of their counters. What is no recorder holds nothing.
 func ReadFlight(mem []byte) (f lb.Flight) {
+	f.Requests = []lb.FlightRequest{} // a list even where it is empty: JSON's readers count on it
 	le := binary.LittleEndian
 	if len(mem) < flightHead || le.Uint32(mem) != flightMagic || le.Uint32(mem[4:]) != flightVersion {
 		return f

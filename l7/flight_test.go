@@ -56,7 +56,7 @@ func TestWhatIsNoRecorderHoldsNothing(t *testing.T) {
 		}
 		ReadFlight(broken)
 	}
-	if f := ReadFlight(make([]byte, 4096)); f.Begun != 0 || f.Requests != nil {
+	if f := ReadFlight(make([]byte, 4096)); f.Begun != 0 || f.Requests == nil || len(f.Requests) != 0 {
 		t.Errorf("got %+v", f)
 	}
 }

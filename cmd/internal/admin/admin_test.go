@@ -107,7 +107,7 @@ func (f *fake) Certificates(context.Context) ([]Certificate, error) {
 }
 
 func (f *fake) Crashes(context.Context) ([]lb.Crash, error) {
-	return []lb.Crash{{Worker: "1.0", PID: 4711}}, f.heard()
+	return []lb.Crash{{Worker: "1.0", PID: 4711, Flight: lb.Flight{Requests: []lb.FlightRequest{{Method: "GET"}}}}}, f.heard()
 }
 
 func (f *fake) Refused(context.Context) ([]Refusal, error) {
