@@ -248,7 +248,13 @@ func (b *browser) look(name string, width, height int, scheme string) {
 	b.devtools("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 	b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 	var wide float64
-	b.run("return document.documentElement.scrollWidth - innerWidth", &wide)
+	for range 50 { // graphs follow a change of size
+		b.run("return document.documentElement.scrollWidth - innerWidth", &wide)
+		if wide <= 1 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	if wide > 1 {
 		b.t.Errorf("%s: the page is %v pixels wider than the screen", name, wide)
 	}
@@ -260,6 +266,9 @@ func (b *browser) look(name string, width, height int, scheme string) {
 	var shot struct{ Data string }
 	b.devtools("Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": true}, &shot)
 	png, err := base64.StdEncoding.DecodeString(shot.Data)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o755)
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
 	}
