@@ -268,8 +268,8 @@ func (s *serverH1) give(h Handed) {
 	s.thread.give(h)
 }
 
-// forget takes a connection out of the books that is somebody else's now. It
-// counts until that is certain.
+// forget takes the connection out of the books. Its client still counts: until
+// leave, or until it is certain that the connection is somebody else's.
 func (s *serverH1) forget() {
 	s.release()
 	s.thread.loop.Stop(&s.timer)

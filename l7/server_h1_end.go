@@ -70,13 +70,7 @@ func (s *serverH1) leave() bool {
 		return false
 	}
 	s.state = serverClosed
-	s.release()
-	s.thread.loop.Stop(&s.timer)
-	if s.turn != nil {
-		s.thread.turns.put(s.turn)
-		s.turn = nil
-	}
-	s.thread.clients.remove(s)
+	s.forget()
 	s.client.gone()
 	return true
 }
