@@ -206,10 +206,7 @@ func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
 		}
 		l.document, l.drained = document, drained
 	}
-	traffic.end()
-	if traffic.failed.Load() > 0 {
-		t.Errorf("%d of %d requests failed; the first: %v", traffic.failed.Load(), traffic.sent.Load(), traffic.first)
-	}
+	traffic.endUnfailed(t)
 	t.Logf("%d kills: %d changes acknowledged, none lost; %d more were made that nobody was told of; %d requests, %d failed",
 		*kills, made, open, traffic.sent.Load(), traffic.failed.Load())
 }

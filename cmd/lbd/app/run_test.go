@@ -325,6 +325,16 @@ func (l *load) end() {
 	l.clients.Wait()
 }
 
+// endUnfailed ends it and wants every request to have been answered well.
+func (l *load) endUnfailed(t *testing.T) {
+	t.Helper()
+	l.end()
+	if l.failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
+	}
+	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+}
+
 func TestNothingIsLostByReloadsUpgradesAndARestartOfTheSupervisor(t *testing.T) {
 	s := newSite(t)
 	c := s.start()
@@ -359,11 +369,7 @@ func TestNothingIsLostByReloadsUpgradesAndARestartOfTheSupervisor(t *testing.T) 
 	if got := s.workers(); len(got) != 2 || got[0].PID != crew[0] || got[1].PID != crew[1] || !got[0].Adopted {
 		t.Errorf("workers %+v after the restart, want %v adopted", got, crew)
 	}
-	l.end()
-	if l.failed.Load() > 0 {
-		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
-	}
-	t.Logf("%d requests, %d failed", l.sent.Load(), l.failed.Load())
+	l.endUnfailed(t)
 
 	began := time.Now()
 	c.Process.Signal(syscall.SIGTERM)
