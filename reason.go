@@ -32,7 +32,7 @@ const (
 	Overload         Reason = "overload"           // 503: a limit of ours is reached
 	ConnectionLimit  Reason = "connection_limit"   // limits.connections, or a listener's, is reached
 	ClientLimit      Reason = "client_limit"       // limits.per_client is reached
-	MemoryLimit      Reason = "memory_limit"       // 503: limits.memory is reached
+	MemoryLimit      Reason = "memory_limit"       // 503: limits.memory is reached; 408: the kernel's for TCP is, and this client takes nothing
 	NoDescriptors    Reason = "no_descriptors"     // 503: no file descriptor is left for a connection to a backend
 	FilterPanic      Reason = "filter_panic"       // 500: a filter panicked
 	FilterError      Reason = "filter_error"       // 500: a filter failed without saying how

@@ -211,6 +211,8 @@ func (x *exchange) clientGone(err error) {
 		e.Status, e.Reason = 408, lb.ClientTimeout
 	case errors.Is(err, loop.ErrSlow):
 		e.Status, e.Reason = 408, lb.SlowClient
+	case errors.Is(err, loop.ErrStrain):
+		e.Status, e.Reason = 408, lb.MemoryLimit
 	}
 	if x.over || x.hold(heldEvent{kind: heldGone, err: e}) {
 		return

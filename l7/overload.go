@@ -198,6 +198,9 @@ type stock struct {
 	every     time.Duration
 	left      int64 // in use after that
 	loud      time.Time
+
+	strained     uint64 // connections that ended because the kernel was short of it
+	strainedLoud time.Time
 }
 
 // Indices of memory.samples.
@@ -221,6 +224,7 @@ func (p *Proxy) runMemory(ctx context.Context) {
 		case <-tick.C:
 		}
 		p.setMemory(memoryLevel(m.level.Load(), m.read(), m.limit.Load()))
+		p.noteStrain()
 		m.giveBack(m.used.Load())
 	}
 }
@@ -280,6 +284,20 @@ func (p *Proxy) setMemory(level int32) {
 	}
 	if was == memoryFine {
 		p.each(func(t *thread) { t.clients.each(clientConn.drain) })
+	}
+}
+
+// noteStrain tells when clients that took nothing were cut off.
+func (p *Proxy) noteStrain() {
+	m := &p.memory
+	var n uint64
+	for _, t := range p.threads {
+		n += t.loop.Strained()
+	}
+	if n > m.strained && time.Since(m.strainedLoud) > time.Minute {
+		m.strainedLoud = time.Now()
+		p.log.Warn("the kernel is short of memory for TCP: clients that take nothing are cut off", "clients", n-m.strained)
+		m.strained = n
 	}
 }
 

@@ -281,6 +281,8 @@ func streamFault(err error) *Error {
 		e.Status, e.Reason = 408, lb.SlowClient
 	case errors.Is(err, loop.ErrStalled):
 		e.Status, e.Reason = 408, lb.ClientTimeout
+	case errors.Is(err, loop.ErrStrain):
+		e.Status, e.Reason = 408, lb.MemoryLimit
 	}
 	return e
 }

@@ -2,7 +2,7 @@
 // watches the clients beside the attack: lbd, nginx and HAProxy, as far as they
 // are here.
 //
-//	go run ./bench/floods [-peer lbd] [-only PING] [-connections 5000]
+//	go run ./bench/floods [-peer lbd] [-only PING] [-connections 1000]
 //
 // Per attack it says how the attackers' connections ended, how the proxy's
 // memory grew beside the bytes that they sent, and the failures and the 99th
@@ -40,7 +40,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.attackers, "attackers", 4, "connections at once of a flood of frames")
 	flag.DurationVar(&o.length, "length", 3*round, "of a flood of frames")
-	flag.IntVar(&o.connections, "connections", 1000, "at once that are slow, up to 5000")
+	flag.IntVar(&o.connections, "connections", 5000, "at once that are slow, at most so many")
 	flag.DurationVar(&o.hold, "hold", 50*time.Second, "how long a slow connection waits for its end")
 	peer := flag.String("peer", "", "attack only this one: lbd, nginx or haproxy")
 	only := flag.String("only", "", "only attacks whose name contains this")

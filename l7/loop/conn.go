@@ -61,19 +61,28 @@ type Conn struct {
 	gen   uint32
 	span  uint32 // the most that the next read takes
 
-	dirty    bool // among loop.dirty
-	paused   bool
-	blocked  bool // the kernel takes no more for now
-	wide     bool // buffered more than lowWater since the last Drained
-	eof      bool // the peer's FIN was read
-	closing  bool // CloseWrite once all is written; with ending: it counts as owing
-	ending   bool // Close once all is written; user hears nothing
-	closed   bool
-	broken   bool // nothing can be written any more
-	muted    bool // no more with epoll
-	watched  bool
-	connects bool // connect is under way
+	dirty   bool // among loop.dirty
+	paused  bool
+	blocked bool // the kernel takes no more for now
+	wide    bool // buffered more than lowWater since the last Drained
+	eof     bool // the peer's FIN was read
+	closing bool // CloseWrite once all is written; with ending: it counts as owing
+	ending  bool // Close once all is written; user hears nothing
+	closed  bool
+	broken  bool // nothing can be written any more
+	muted   bool // no more with epoll
+	watched bool
+	made    making
 }
+
+// making is how a connection came about.
+type making uint8
+
+const (
+	accepted   making = iota
+	connecting        // connect is under way
+	dialed
+)
 
 const readEvents = unix.EPOLLIN | unix.EPOLLRDHUP
 
@@ -107,7 +116,7 @@ func (c *Conn) Use(u User) { c.user = u }
 // ready is what epoll says.
 func (c *Conn) ready(events uint32) {
 	switch {
-	case c.connects:
+	case c.made == connecting:
 		c.connected()
 		return
 	case c.watched:
@@ -260,7 +269,7 @@ func (c *Conn) Release() int {
 
 // Movable reports whether another process could go on with the connection.
 func (c *Conn) Movable() bool {
-	return !c.closed && !c.broken && !c.ending && !c.muted && !c.connects && !c.watched
+	return !c.closed && !c.broken && !c.ending && !c.muted && c.made != connecting && !c.watched
 }
 
 // HandOver is Release for another process to go on: it returns what was written
@@ -287,7 +296,7 @@ func (c *Conn) Forget() {
 }
 
 // Connecting reports whether Dial is under way.
-func (c *Conn) Connecting() bool { return c.connects && !c.closed }
+func (c *Conn) Connecting() bool { return c.made == connecting && !c.closed }
 
 // Closed reports whether the connection was closed or given away.
 func (c *Conn) Closed() bool { return c.closed }

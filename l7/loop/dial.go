@@ -31,9 +31,9 @@ type dial struct {
 // when addr is not valid. Connected is told later, never from within the call;
 // there is no time-out: Close ends the attempt.
 func (c *Conn) Dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
-	if l.dialed >= dialsPerTurn {
+	if l.dialed >= dialsPerTurn || !l.strain.mayDial() {
 		l.putOff++
-		*c = Conn{loop: l, user: d, fd: -1, index: l.putOff, connects: true, span: firstRead}
+		*c = Conn{loop: l, user: d, fd: -1, index: l.putOff, made: connecting, span: firstRead}
 		l.dials = append(l.dials, dial{c, l.putOff, addr, path})
 		return nil
 	}
@@ -48,9 +48,14 @@ func (l *Loop) dialMore() {
 	for len(l.dials) > 0 && l.dialed < dialsPerTurn {
 		last := len(l.dials) - 1
 		next := l.dials[last]
+		c := next.conn
+		wanted := c.fd < 0 && !c.closed && c.index == next.number // else it was given up
+		if wanted && !l.strain.mayDial() {
+			return
+		}
 		l.dials[last] = dial{}
 		l.dials = l.dials[:last]
-		if c := next.conn; c.fd < 0 && !c.closed && c.index == next.number { // else it was given up
+		if wanted {
 			c.redial(next)
 		}
 	}
@@ -86,7 +91,7 @@ func (c *Conn) dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
 	if err := c.init(l, fd, d, unix.EPOLLOUT); err != nil {
 		return err
 	}
-	c.connects = true
+	c.made = connecting
 	return nil
 }
 
@@ -106,7 +111,7 @@ func (c *Conn) connected() {
 	if err == nil && code != 0 {
 		err = os.NewSyscallError("connect", unix.Errno(code))
 	}
-	c.connects = false
+	c.made = dialed
 	d := c.user.(Dialer)
 	if err != nil {
 		c.Close()

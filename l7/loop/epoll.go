@@ -56,8 +56,11 @@ func (l *Loop) control(op, fd int, events, index, generation uint32) error {
 // wait returns how many events there are. Under load it finds some at once, or
 // while it naps.
 func (l *Loop) wait() (int, error) {
-	if l.unfinished() {
+	switch {
+	case l.unfinished():
 		return l.nap(0)
+	case len(l.dials) > 0: // they wait for the kernel
+		return l.nap(napTime)
 	}
 	if n, err := l.nap(napTime); n > 0 || err != nil {
 		return n, err
@@ -73,7 +76,9 @@ func (l *Loop) wait() (int, error) {
 }
 
 // unfinished reports whether the last turn left something to do.
-func (l *Loop) unfinished() bool { return len(l.later) > 0 || len(l.dirty) > 0 || len(l.dials) > 0 }
+func (l *Loop) unfinished() bool {
+	return len(l.later) > 0 || len(l.dirty) > 0 || len(l.dials) > 0 && !l.strain.on()
+}
 
 // nap blocks shortly, without telling the scheduler. A stop of the world ends it
 // by its signal.

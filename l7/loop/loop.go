@@ -63,6 +63,8 @@ type Loop struct {
 	dials  []dial // those that have to wait for the next
 	putOff uint32 // how often that was
 
+	strain strain
+
 	stalls []*stall // spare ones of connections that were blocked: at most as many as were at once
 
 	mu     sync.Mutex
@@ -109,6 +111,7 @@ func New() (*Loop, error) {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
 	l := &Loop{epoll: epoll, wake: wake, start: epoch, stall: stallTimeout, input: make([]byte, MaxIO)}
+	l.strain.loop, l.strain.short = l, kernelShort()
 	l.wheel.init()
 	l.now = time.Since(epoch)
 	l.wheel.done = int64(l.now / Tick)
@@ -265,6 +268,9 @@ func (l *Loop) SlowTurns() uint64 { return l.slow.Load() }
 
 // Turns counts turns. Any thread may ask.
 func (l *Loop) Turns() uint64 { return l.turns.Load() }
+
+// Strained counts connections that ended with ErrStrain. Any thread may ask.
+func (l *Loop) Strained() uint64 { return l.strain.ended.Load() }
 
 // Pulse is how far the loop has come, and whether it is at work. As long as it
 // stays the same and at work, it is in one turn. Any thread may ask.

@@ -3,6 +3,7 @@ package loop
 import (
 	"errors"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,7 +14,7 @@ func (c *Conn) Write(p []byte) {
 		return
 	}
 	full := false
-	if len(p) >= direct && !c.blocked && !c.connects {
+	if len(p) >= direct && !c.blocked && c.made != connecting {
 		var n int
 		n, full = c.writeNow(p)
 		if p = p[n:]; len(p) == 0 || c.closed {
@@ -31,7 +32,7 @@ func (c *Conn) Write(p []byte) {
 
 // soil makes sure that the turn's end writes.
 func (c *Conn) soil() {
-	if !c.dirty && !c.blocked && !c.connects {
+	if !c.dirty && !c.blocked && c.made != connecting {
 		c.dirty = true
 		c.loop.dirty = append(c.loop.dirty, c)
 	}
@@ -93,6 +94,8 @@ func (c *Conn) block() {
 	if c.stall == nil {
 		c.stall = c.loop.timer()
 		c.stall.acked = c.acked()
+		c.stall.mark, c.stall.since = c.stall.acked, c.loop.now
+		c.loop.strain.add(c)
 		c.loop.Set(&c.stall.Timer, c.loop.stall, c)
 	}
 }
@@ -110,6 +113,10 @@ func (c *Conn) shrink() {
 type stall struct {
 	Timer
 	acked uint64 // by the peer's kernel, when this was last looked at
+
+	place int           // in the strain's list
+	mark  uint64        // acked, when it last was enough for the strain
+	since time.Duration // when that was
 }
 
 // acked is how much the peer's kernel has acknowledged of all that was written.
@@ -134,6 +141,7 @@ func (c *Conn) Expired(*Timer) {
 // unstall gives the timer back.
 func (c *Conn) unstall() {
 	if c.stall != nil {
+		c.loop.strain.remove(c)
 		c.loop.Stop(&c.stall.Timer)
 		c.loop.stalls = append(c.loop.stalls, c.stall)
 		c.stall = nil
@@ -175,7 +183,11 @@ func (c *Conn) written() {
 // failWrite: the peer takes no more. What it sent before may still be read, so
 // reading goes on until that fails, too, unless it is over or paused.
 func (c *Conn) failWrite(err error) {
-	if c.ending || c.eof || c.paused || errors.Is(err, ErrStalled) || errors.Is(err, ErrSlow) {
+	gaveUp := errors.Is(err, ErrStalled) || errors.Is(err, ErrSlow) || errors.Is(err, ErrStrain)
+	if gaveUp {
+		c.ResetOnClose() // else the kernel keeps for minutes what it has for the peer
+	}
+	if gaveUp || c.ending || c.eof || c.paused {
 		c.fail(err)
 		return
 	}
