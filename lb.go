@@ -295,7 +295,7 @@ type BackendLoad struct {
 	Active      int       `json:"active"`      // requests and tunnels in progress
 	Connections int       `json:"connections"` // open, idle ones included
 	Requests    uint64    `json:"requests"`    // since the worker began
-	Failures    uint64    `json:"failures"`    // attempts that failed
+	Failures    uint64    `json:"failures"`    // attempts that failed, or were answered with 5xx
 	Latency     *Timing   `json:"latency,omitempty"`
 	Ejected     *Ejection `json:"ejected,omitempty"`
 }

@@ -256,7 +256,9 @@ func idempotent(method string) bool {
 
 // attemptFailed tries again when that is safe, and fails when not.
 func (x *exchange) attemptFailed(e *Error) {
-	x.session.Backend.load.failed()
+	if r := x.session.Response; r == nil || r.Status < 500 { // else it is counted
+		x.session.Backend.load.failed()
+	}
 	x.observeFailure(e)
 	switch {
 	case x.headSent:

@@ -37,7 +37,11 @@ func (x *exchange) observe(res *Response) {
 	b := x.session.Backend
 	b.load.answers.observe(x.answered - x.dialed)
 	b.heard(x.answered, x.answered-x.dialed)
-	b.judge(x.thread, res.Status >= 500 || b.pool.Config.Protocol == lb.GRPC && res.Header.Get("grpc-status") == "14")
+	failed := res.Status >= 500 || b.pool.Config.Protocol == lb.GRPC && res.Header.Get("grpc-status") == "14"
+	if failed {
+		b.load.failed()
+	}
+	b.judge(x.thread, failed)
 }
 
 // observeFailure is told of an attempt that brought no whole response. What the
