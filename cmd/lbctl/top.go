@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"time"
 
 	"github.com/cirque-lb/lb/cmd/internal/admin"
@@ -98,6 +100,7 @@ func (c *ctl) topScreen(ctx context.Context, in, out *os.File, every time.Durati
 		return err
 	}
 	defer s.close()
+	m.blocks = s.blocks
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, unix.SIGWINCH)
 	defer signal.Stop(resized)
@@ -149,6 +152,7 @@ type screen struct {
 	in, out *os.File
 	before  unix.Termios
 	colour  bool
+	blocks  bool // it shows more than ASCII
 	keys    chan string
 	done    chan struct{}
 	read    chan struct{} // closed when nobody reads any more
@@ -173,7 +177,7 @@ func openScreen(in, out *os.File) (*screen, error) {
 	if err := unix.IoctlSetTermios(int(in.Fd()), unix.TCSETS, &raw); err != nil {
 		return nil, fmt.Errorf("take over the terminal: %w", err)
 	}
-	s := &screen{in: in, out: out, before: *before, colour: os.Getenv("NO_COLOR") == "", keys: make(chan string), done: make(chan struct{}), read: make(chan struct{})}
+	s := &screen{in: in, out: out, before: *before, colour: os.Getenv("NO_COLOR") == "", blocks: utf8Locale(), keys: make(chan string), done: make(chan struct{}), read: make(chan struct{})}
 	io.WriteString(out, otherScreen)
 	go s.runKeys()
 	return s, nil
@@ -249,8 +253,17 @@ func (s *screen) draw(m *top) {
 // paint gives a line its looks.
 func (s *screen) paint(l line) string {
 	codes := map[look]string{bold: "1", inverse: "7", alarm: "31", faint: "2"}
+	if text := []rune(l.text); s.colour && l.alarm[1] > l.alarm[0] && l.alarm[1] <= len(text) {
+		return string(text[:l.alarm[0]]) + "\x1b[31m" + string(text[l.alarm[0]:l.alarm[1]]) + "\x1b[0m" + string(text[l.alarm[1]:])
+	}
 	if l.look == usual || !s.colour && l.look == alarm {
 		return l.text
 	}
 	return "\x1b[" + codes[l.look] + "m" + l.text + "\x1b[0m"
+}
+
+// utf8Locale reports whether the terminal's user says that it shows UTF-8.
+func utf8Locale() bool {
+	locale := strings.ToLower(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
+	return strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8")
 }

@@ -19,6 +19,7 @@ type top struct {
 
 	listeners, backends []rate
 	packets             []rate
+	past                [2][]float64 // requests and errors per second, oldest first
 
 	sort     int // index into columns
 	reverse  bool
@@ -29,6 +30,7 @@ type top struct {
 	asking   string // a question that y answers
 	paused   bool
 	said     string
+	blocks   bool                // the terminal shows more than ASCII
 	order    *admin.BackendOrder // what a key asked for; who carries it out clears it
 }
 
@@ -52,18 +54,19 @@ type column struct {
 	width int
 	cell  func(rate) string
 	order func(a, b rate) int
+	spare int // in a narrow terminal the greatest goes first; 0 stays
 }
 
 var columns = []column{
-	{"BACKEND", 0, func(r rate) string { return r.name }, func(a, b rate) int { return cmp.Compare(a.name, b.name) }},
-	{"STATE", 9, func(r rate) string { return r.state }, func(a, b rate) int { return cmp.Compare(a.state, b.state) }},
-	{"CONN", 6, func(r rate) string { return strconv.Itoa(r.connections) }, func(a, b rate) int { return cmp.Compare(b.connections, a.connections) }},
-	{"ACTIVE", 6, func(r rate) string { return strconv.Itoa(r.active) }, func(a, b rate) int { return cmp.Compare(b.active, a.active) }},
-	{"REQ/S", 8, func(r rate) string { return amount(r.requests) }, func(a, b rate) int { return cmp.Compare(b.requests, a.requests) }},
-	{"ERR/S", 7, func(r rate) string { return amount(r.errors) }, func(a, b rate) int { return cmp.Compare(b.errors, a.errors) }},
-	{"P50", 8, func(r rate) string { return r.latency(r.p50) }, func(a, b rate) int { return cmp.Compare(b.p50, a.p50) }},
-	{"P90", 8, func(r rate) string { return r.latency(r.p90) }, func(a, b rate) int { return cmp.Compare(b.p90, a.p90) }},
-	{"P99", 8, func(r rate) string { return r.latency(r.p99) }, func(a, b rate) int { return cmp.Compare(b.p99, a.p99) }},
+	{"BACKEND", 0, func(r rate) string { return r.name }, func(a, b rate) int { return cmp.Compare(a.name, b.name) }, 0},
+	{"STATE", 9, func(r rate) string { return r.state }, func(a, b rate) int { return cmp.Compare(a.state, b.state) }, 0},
+	{"CONN", 6, func(r rate) string { return strconv.Itoa(r.connections) }, func(a, b rate) int { return cmp.Compare(b.connections, a.connections) }, 3},
+	{"ACTIVE", 6, func(r rate) string { return strconv.Itoa(r.active) }, func(a, b rate) int { return cmp.Compare(b.active, a.active) }, 1},
+	{"REQ/S", 8, func(r rate) string { return amount(r.requests) }, func(a, b rate) int { return cmp.Compare(b.requests, a.requests) }, 0},
+	{"ERR/S", 7, func(r rate) string { return amount(r.errors) }, func(a, b rate) int { return cmp.Compare(b.errors, a.errors) }, 0},
+	{"P50", 8, func(r rate) string { return r.latency(r.p50) }, func(a, b rate) int { return cmp.Compare(b.p50, a.p50) }, 2},
+	{"P90", 8, func(r rate) string { return r.latency(r.p90) }, func(a, b rate) int { return cmp.Compare(b.p90, a.p90) }, 4},
+	{"P99", 8, func(r rate) string { return r.latency(r.p99) }, func(a, b rate) int { return cmp.Compare(b.p99, a.p99) }, 0},
 }
 
 func columnNames() []string {
@@ -94,6 +97,32 @@ func (m *top) learn(t admin.Traffic) {
 	}
 	slices.SortFunc(m.packets, func(a, b rate) int { return cmp.Or(cmp.Compare(b.packets, a.packets), cmp.Compare(a.name, b.name)) })
 	m.last = t
+	if m.since > 0 {
+		m.remember()
+	}
+}
+
+// memory is how many looks the curves at the top show at most.
+const memory = 300
+
+func (m *top) remember() {
+	all := m.all()
+	for i, now := range []float64{all.requests, all.errors} {
+		m.past[i] = append(m.past[i], now)
+		if len(m.past[i]) > memory {
+			m.past[i] = m.past[i][1:]
+		}
+	}
+}
+
+// all is the sum of the listeners.
+func (m *top) all() (sum rate) {
+	for _, r := range m.listeners {
+		sum.requests += r.requests
+		sum.errors += r.errors
+		sum.connections += r.connections
+	}
+	return sum
 }
 
 // per is a rate between two looks. What counts backwards began anew.
@@ -292,176 +321,4 @@ func (m *top) answered(k string) {
 		m.order = &admin.BackendOrder{ID: m.selected, Drain: &drain}
 	}
 	m.asking = ""
-}
-
-// look is how a line shows.
-type look int
-
-const (
-	usual look = iota
-	bold
-	inverse
-	alarm
-	faint
-)
-
-// line is one of a picture.
-type line struct {
-	text string
-	look look
-}
-
-// lines are the picture for a terminal of this size; 0 has no bounds.
-func (m *top) lines(width, height int) []line {
-	out := []line{{m.headline(), bold}, {}}
-	out = append(out, m.listenerLines()...)
-	out = append(out, line{})
-	foot := m.footLines(height == 0)
-	room := len(m.backends)
-	if height > 0 {
-		room = height - len(out) - len(foot) - 1
-	}
-	out = append(out, m.backendLines(width, max(room, 1))...)
-	if height > 0 {
-		for len(out)+len(foot) < height { // the keys stay at the bottom
-			out = append(out, line{})
-		}
-	}
-	out = append(out, foot...)
-	for i := range out {
-		out[i].text = fit(out[i].text, width)
-	}
-	return out
-}
-
-func fit(text string, width int) string {
-	text = cell(text + " ")
-	text = strings.TrimRight(text, " ")
-	if text == "-" {
-		text = ""
-	}
-	if runes := []rune(text); width > 0 && len(runes) > width {
-		return string(runes[:width])
-	}
-	return text
-}
-
-func (m *top) headline() string {
-	var all rate
-	for _, r := range m.listeners {
-		all.requests += r.requests
-		all.errors += r.errors
-		all.connections += r.connections
-	}
-	text := fmt.Sprintf("%s  %s  %s  %s req/s  %s err/s  %s", m.last.Node, m.last.State, m.last.Time.Local().Format("15:04:05"),
-		amount(all.requests), amount(all.errors), plural(all.connections, "connection"))
-	if m.paused {
-		text += "  PAUSED"
-	}
-	return text
-}
-
-// listenerLines have columns of their own.
-func (m *top) listenerLines() []line {
-	name := nameWidth("LISTENER", m.listeners)
-	out := []line{{fmt.Sprintf("%-*s %6s %8s %7s %8s %8s %8s %9s %9s", name, "LISTENER", "CONN", "REQ/S", "ERR/S", "P50", "P90", "P99", "IN B/S", "OUT B/S"), inverse}}
-	for _, r := range m.listeners {
-		l := line{text: fmt.Sprintf("%-*s %6d %8s %7s %8s %8s %8s %9s %9s", name, r.name, r.connections, amount(r.requests), amount(r.errors),
-			r.latency(r.p50), r.latency(r.p90), r.latency(r.p99), amount(r.in), amount(r.out))}
-		if r.errors > 0 {
-			l.look = alarm
-		}
-		out = append(out, l)
-	}
-	return out
-}
-
-func nameWidth(head string, all []rate) int {
-	width := len(head)
-	for _, r := range all {
-		width = max(width, len(r.name))
-	}
-	return width
-}
-
-// backendLines show as many as there is room for, the chosen one among them.
-func (m *top) backendLines(width, room int) []line {
-	some := m.shown()
-	at := slices.IndexFunc(some, func(r rate) bool { return r.name == m.selected })
-	m.first = min(m.first, max(0, len(some)-room))
-	if at >= 0 {
-		m.first = max(min(m.first, at), at-room+1)
-	}
-	name := nameWidth("BACKEND", some) + 2
-	if fixed := m.row(rate{}, 0, false); width > 0 {
-		name = min(name, max(12, width-len(fixed)))
-	}
-	out := []line{{m.row(rate{}, name, true), inverse}}
-	for i := m.first; i < min(len(some), m.first+room); i++ {
-		r := some[i]
-		l := line{text: m.row(r, name, false)}
-		switch {
-		case i == at:
-			l = line{text: ">" + l.text[1:], look: inverse}
-		case r.state == "down" || r.state == "ejected" || r.errors > 0:
-			l.look = alarm
-		case r.state == "drained" || r.state == "draining" || r.state == "disabled":
-			l.look = faint
-		}
-		out = append(out, l)
-	}
-	return out
-}
-
-// row is a backend's line, or the head over them, where an arrow marks the
-// order.
-func (m *top) row(r rate, name int, head bool) string {
-	var text strings.Builder
-	for i, c := range columns {
-		value := c.cell(r)
-		if head {
-			value = c.name
-			if i == m.sort {
-				value = map[bool]string{false: "v", true: "^"}[m.reverse] + value
-			}
-		}
-		switch {
-		case i == 0:
-			fmt.Fprintf(&text, "  %-*.*s", max(name-2, 0), max(name-2, 0), value)
-		case i == 1:
-			fmt.Fprintf(&text, " %-*s", c.width, value)
-		default:
-			fmt.Fprintf(&text, " %*s", c.width, value)
-		}
-	}
-	return text.String()
-}
-
-// footLines are the packets, what there is to say, and the keys.
-func (m *top) footLines(plain bool) []line {
-	var out []line
-	if len(m.packets) > 0 {
-		parts := []string{"packets/s"}
-		for _, p := range m.packets {
-			parts = append(parts, fmt.Sprintf("%s %s %s", p.state, p.name, amount(p.packets)))
-		}
-		out = append(out, line{text: strings.Join(parts, "  ")})
-	}
-	if plain {
-		return out
-	}
-	hidden := len(m.backends) - len(m.shown())
-	switch {
-	case m.typing:
-		out = append(out, line{"/" + m.filter + "_   Enter keeps it, Esc shows all", bold})
-	case m.asking != "":
-		out = append(out, line{fmt.Sprintf("%s %s? y/n", m.asking, m.selected), bold})
-	case m.said != "":
-		out = append(out, line{m.said, bold})
-	case hidden > 0:
-		out = append(out, line{fmt.Sprintf("/%s hides %s", m.filter, plural(hidden, "backend")), faint})
-	default:
-		out = append(out, line{})
-	}
-	return append(out, line{"q quit  s sort  r reverse  j/k choose  d drain  u undrain  / filter  p pause", faint})
 }

@@ -82,13 +82,13 @@ func TestBackendsAreSortedByTheChosenColumn(t *testing.T) {
 			t.Errorf("after %q: %s, want %s", c.keys, got, c.want)
 		}
 	}
-	if head := m.row(rate{}, 12, true); !strings.Contains(head, "vACTIVE") {
+	if head, _ := m.row(rate{}, columns, 12, true); !strings.Contains(head, "vACTIVE") {
 		t.Errorf("the head %q does not say what it is sorted by", head)
 	}
 	for range columns {
 		press(m, "s")
 	}
-	if head := m.row(rate{}, 12, true); !strings.Contains(head, "vACTIVE") {
+	if head, _ := m.row(rate{}, columns, 12, true); !strings.Contains(head, "vACTIVE") {
 		t.Errorf("after all columns the first is not back: %q", head)
 	}
 }
@@ -175,6 +175,37 @@ func TestThePictureFitsTheTerminal(t *testing.T) {
 				t.Errorf("%v: the last line is %q", size, lines[len(lines)-1].text)
 			}
 		}
+	}
+}
+
+// In a narrow terminal columns go before names do, what it is sorted by last.
+func TestANarrowTerminalKeepsNames(t *testing.T) {
+	m := looked(admin.Flow{Name: "shop/192.0.2.101:8080", State: "up", Requests: 10})
+	for width, want := range map[int]string{
+		120: "BACKEND STATE CONN ACTIVE vREQ/S ERR/S P50 P90 P99",
+		80:  "BACKEND STATE ACTIVE vREQ/S ERR/S P50 P99",
+		60:  "BACKEND STATE vREQ/S ERR/S P99",
+	} {
+		lines := m.lines(width, 20)
+		head := slices.IndexFunc(lines, func(l line) bool { return strings.Contains(l.text, "BACKEND") })
+		if got := strings.Join(strings.Fields(lines[head].text), " "); got != want || len(lines[head].text) != width {
+			t.Errorf("%d columns: %q, want %q", width, lines[head].text, want)
+		}
+		if !strings.Contains(lines[head+1].text, "shop/192.0.2.101:8080 up") {
+			t.Errorf("%d columns: %q", width, lines[head+1].text)
+		}
+	}
+}
+
+func TestCurvesShowTheLastLooks(t *testing.T) {
+	if got := curve([]float64{9, 0, 1, 4, 8}, 4); got != "_▁▄█" {
+		t.Errorf("got %q", got)
+	}
+	if got := curve([]float64{5}, 3); got != "  █" {
+		t.Errorf("got %q", got)
+	}
+	if m := looked(); len(m.curves(80, 24)) != 1 {
+		t.Error("block characters on a terminal that may not have them")
 	}
 }
 
