@@ -121,6 +121,7 @@ var helps = map[string]string{
 	"lbd_service_packets_total":                      "Packets that a backend of an L4 service was sent.",
 	"lbd_service_share":                              "Share of an L4 service's new flows that a backend gets.",
 	"lbd_slots":                                      "Listening slots by whether they take new connections.",
+	"lbd_stragglers_destroyed_total":                 "Connections destroyed because they needed an earlier epoch for longer than drain.timeout.",
 	"lbd_steering_mode":                              "How packets are steered: 1 for the mode in force.",
 	"lbd_steered_binds":                              "Addresses the workers listen on.",
 	"lbd_steered_vips":                               "Addresses that XDP looks at.",

@@ -30,6 +30,8 @@ func metricLabels(t *testing.T) map[string][]string {
 		// Their labels stand in a variable.
 		"lbd_requests_total": {"listener", "pool", "code_class"}, "lbd_request_body_bytes_total": {"listener", "pool"}, "lbd_response_body_bytes_total": {"listener", "pool"},
 		"lbd_filter_calls_total": {"filter", "phase"}, "lbd_filter_seconds_total": {"filter", "phase"},
+		"lbd_service_packets_total": {"service", "backend"}, "lbd_service_bytes_total": {"service", "backend"},
+		"lbd_service_connections_total": {"service", "backend"}, "lbd_service_share": {"service", "backend"},
 	}
 	err := filepath.WalkDir(moduleRoot, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -94,6 +96,9 @@ func TestThePageOfMetricsListsEachOfTheCode(t *testing.T) {
 		"and the process. A Grafana dashboard and alert rules are in [packaging/monitoring](../../packaging/monitoring);\n" +
 		"the package installs them under `/usr/share/lbd`.\n\n| metric | kind | labels | |\n|---|---|---|---|\n")
 	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if helps[name] == "" {
+			t.Errorf("nobody says what %s is", name)
+		}
 		labels := "`" + strings.Join(found[name], "`, `") + "`"
 		if len(found[name]) == 0 {
 			labels = ""
