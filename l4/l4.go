@@ -439,6 +439,11 @@ func Detach(o Options) error {
 	for _, p := range slices.Concat(inUse, idle) {
 		errs = append(errs, p.remove())
 	}
+	for dir := o.Pins; onBPFFS(dir) && dir != bpffsRoot; dir = filepath.Dir(dir) {
+		if os.Remove(dir) != nil {
+			break // another node's pins are there, or it is where bpffs is mounted
+		}
+	}
 	for vip := range vips {
 		errs = append(errs, routes.remove(vip))
 	}

@@ -13,7 +13,7 @@ import (
 func newDetach() *cobra.Command {
 	c := &cobra.Command{
 		Use: "detach", Short: "Remove what lbd left in the kernel", Args: usage(cobra.NoArgs),
-		Long: "Remove the programs, maps, routes and settings that outlive lbd. Packets then go as if lbd had never run. It needs lbd to be stopped.",
+		Long: "Remove what outlives lbd: programs, maps, routes, settings, and workers whose supervisor was killed. Packets then go as if lbd had never run. It needs lbd to be stopped.",
 	}
 	file := configFlag(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -30,6 +30,11 @@ func newDetach() *cobra.Command {
 			return err
 		}
 		defer lock.Close()
+		if killed, err := worker.KillAll(config.Node.RunDir); err != nil {
+			return err
+		} else if killed > 0 {
+			fmt.Fprintf(c.OutOrStdout(), "ended %d workers whose supervisor was gone\n", killed)
+		}
 		if err := l4.Detach(pathOptions(config)); err != nil {
 			return coded{exitMissing, err}
 		}

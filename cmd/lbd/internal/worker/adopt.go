@@ -163,32 +163,61 @@ func (f *Fleet) reachOnce(ctx context.Context, path string) (found, error) {
 // holds our sockets, they may be bound by nobody else. Without its pid (it
 // never came as far as serving its socket) it has to end by itself.
 func (f *Fleet) putDown(path string) error {
+	pid, err := kill(path)
+	if pid != 0 {
+		f.options.Log.Error("a worker that does not answer is killed", "pid", pid)
+	}
+	if err != nil {
+		return err
+	}
+	return errGone
+}
+
+// KillAll ends the workers that a supervisor left in its run directory when it
+// died, and says how many. Who calls it holds the directory's lock.
+func KillAll(runDir string) (killed int, err error) {
+	paths, err := filepath.Glob(filepath.Join(runDir, controlSockets))
+	errs := []error{err}
+	for _, path := range paths {
+		pid, err := kill(path)
+		if errs = append(errs, err); err != nil {
+			continue
+		}
+		if pid != 0 {
+			killed++
+		}
+		_ = os.Remove(path)
+	}
+	return killed, errors.Join(errs...)
+}
+
+// kill ends the worker that serves a control socket, if one does; then pid is its.
+func kill(path string) (pid int, err error) {
 	u, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return errGone
+		return 0, nil
 	}
 	defer u.Close()
 	cred, err := peer(u)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	fd, err := unix.PidfdOpen(int(cred.Pid), 0)
 	if err != nil {
-		return errGone
+		return 0, nil
 	}
 	defer unix.Close(fd)
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(int(cred.Pid)) + "/cmdline")
 	if err != nil || !bytes.Contains(text, []byte("\x00worker\x00--crew\x00")) {
-		return errGone
+		return 0, nil
 	}
-	f.options.Log.Error("a worker that does not answer is killed", "pid", cred.Pid)
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
-		return err
+		return 0, err
 	}
 	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(helloTimeout.Milliseconds())); n == 0 {
-		return fmt.Errorf("pid %d does not die (%v)", cred.Pid, err)
+		return 0, fmt.Errorf("pid %d does not die (%v)", cred.Pid, err)
 	}
-	return errGone
+	return int(cred.Pid), nil
 }
 
 // identify opens a pidfd of the process that serves the socket. The pid is the
