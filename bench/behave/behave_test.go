@@ -31,6 +31,11 @@ func TestBehaviours(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer backend.ln.Close()
+	calls, err := startOriginGRPC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer calls.ln.Close()
 	hangs, release, err := hangingAddr()
 	if err != nil {
 		t.Fatal(err)
@@ -42,9 +47,9 @@ func TestBehaviours(t *testing.T) {
 	}
 	defer secure.close()
 	secure.secure, secure.mutual, secure.proxied = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend, tls: secure}
+	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend, backendGRPC: calls, tls: secure}
 	addrs, drain := startProxy(t, strings.NewReplacer(append(secure.pairs(), "{origin}", o.ln.Addr().String(), "{dead}", rig.FreeAddr(),
-		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{port}", "0")...).Replace(labDocument))
+		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{port}", "0")...).Replace(labDocument))
 	w.proxy, w.drain = addrs["web"], drain
 	secure.secure, secure.mutual, secure.proxied = addrs["secure"], addrs["mutual"], addrs["proxied"]
 	w.h2 = w.proxy

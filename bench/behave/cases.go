@@ -22,7 +22,7 @@ type behaviour struct {
 
 // all are the behaviours, by section.
 func all() []behaviour {
-	return slices.Concat(requestCases(), upgradeCases(), upstreamCases(), tlsCases(), h2Cases())
+	return slices.Concat(requestCases(), upgradeCases(), upstreamCases(), tlsCases(), grpcCases(), h2Cases())
 }
 
 // met returns the index in want of the outcome, or -1.

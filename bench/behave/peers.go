@@ -22,7 +22,8 @@ type peer struct {
 }
 
 // labDocument is our configuration: {origin}, one that is {dead}, one that
-// {hangs}, one that speaks HTTP/2 at {backendh2} and TLS at {backendtls}.
+// {hangs}, one that speaks HTTP/2 at {backendh2}, gRPC at {backendgrpc}
+// and TLS at {backendtls}.
 const labDocument = `
 listeners:
   web: { bind: "127.0.0.1:{port}" }
@@ -37,6 +38,10 @@ routes:
   - { match: { path: /both/ }, pool: both }
   - { match: { path: /slow/ }, timeout: { request: 500ms }, pool: app }
   - { match: { path: /h2/ }, pool: h2 }
+  - { match: { path: /grpc/ }, pool: grpc }
+  - { match: { path: /grpcdead/ }, pool: grpcdead }
+  - { match: { path: /web/ }, pool: grpc, filters: [ cors: { origins: ["https://shop.example"], methods: [POST], headers: ["*"], expose: [grpc-status, grpc-message] }, grpc_web ] }
+  - { match: { path: /webdead/ }, pool: grpcdead, filters: [ grpc_web ] }
   - pool: app
 pools:
   app: { backends: ["{origin}"] }
@@ -45,6 +50,8 @@ pools:
   none: { backends: ["{dead}"] }
   hang: { backends: ["{hangs}"], connections: { connect_timeout: 300ms } }
   h2: { backends: ["{backendh2}"], protocol: http2 }
+  grpc: { backends: ["{backendgrpc}"], protocol: grpc }
+  grpcdead: { backends: ["{dead}"], protocol: grpc }
   tls:
     tls: { ca: "{pki}/servers.pem", server_name: origin.example, cert: "{pki}/lb.pem", key: "{pki}/lb.key" }
     connections: { connect_timeout: 1s }
@@ -75,6 +82,8 @@ http {
     listen 127.0.0.1:{port};
     listen 127.0.0.1:{h2} http2;
     location / { {pass} }
+    location /grpc/ { grpc_pass grpc://{backendgrpc}; grpc_read_timeout 2s; }
+    location /grpcdead/ { grpc_pass grpc://{dead}; }
     location /tls/ {
       proxy_pass https://{backendtls}; proxy_http_version 1.1; proxy_connect_timeout 1s; proxy_read_timeout 2s;
       proxy_ssl_verify on; proxy_ssl_trusted_certificate {pki}/servers.pem; proxy_ssl_name origin.example; proxy_ssl_server_name on;
@@ -111,9 +120,16 @@ frontend web
   bind 127.0.0.1:{mutual} ssl crt {pki}/a.both ca-file {pki}/clients.pem verify required
   bind 127.0.0.1:{proxied} accept-proxy
   use_backend tls if { path_beg /tls/ }
+  use_backend grpc if { path_beg /grpc/ }
+  use_backend grpcdead if { path_beg /grpcdead/ }
   default_backend app
 backend app
   server one {origin}
+backend grpc
+  timeout server 2s
+  server one {backendgrpc} proto h2
+backend grpcdead
+  server one {dead} proto h2
 backend tls
   timeout connect 1s
   timeout server 2s
@@ -161,24 +177,29 @@ func (p *peer) start(o *origin, t *worldTLS) (*world, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	calls, err := startOriginGRPC()
+	if err != nil {
+		return nil, nil, err
+	}
 	hangs, release, err := hangingAddr()
 	if err != nil {
 		return nil, nil, err
 	}
 	t = &worldTLS{rig.FreeAddr(), rig.FreeAddr(), rig.FreeAddr(), t.pki, t.origin}
-	r, err := p.Start(o.ln.Addr().String(), append(t.pairs(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{pass}", nginxPass)...)
+	r, err := p.Start(o.ln.Addr().String(), append(t.pairs(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{pass}", nginxPass)...)
 	stop := func() {
 		if r != nil {
 			r.Stop()
 		}
 		release()
 		backend.ln.Close()
+		calls.ln.Close()
 	}
 	if err != nil {
 		stop()
 		return nil, nil, err
 	}
-	w := &world{proxy: r.Addr, h2: r.H2, origin: o, headTimeout: p.head, second: p.second, backendH2: backend, drain: r.Drain, tls: t}
+	w := &world{proxy: r.Addr, h2: r.H2, origin: o, headTimeout: p.head, second: p.second, backendH2: backend, backendGRPC: calls, drain: r.Drain, tls: t}
 	return w, stop, nil
 }
 

@@ -24,8 +24,10 @@ type world struct {
 	origin *origin
 	// backendH2 is behind /h2/, drain makes the proxy leave; either may be nil.
 	backendH2 *originH2
-	drain     func() error
-	tls       *worldTLS // nil: no cases with TLS
+	// backendGRPC is behind /grpc/ and, with the bridge, /web/.
+	backendGRPC *originGRPC
+	drain       func() error
+	tls         *worldTLS // nil: no cases with TLS
 	// second says that the proxy routes /two/ to a dead backend and the origin,
 	// /none/ to the dead one, /hang/ to an address that never accepts, /both/ to
 	// that and the origin, /slow/ to the origin with a short response time-out.
