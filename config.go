@@ -272,6 +272,9 @@ type Pool struct {
 	// ProxyProtocol "v2" begins each connection with a PROXY header that names
 	// the client; requests of other clients do not share the connection.
 	ProxyProtocol string `yaml:"proxy_protocol" one:"v2"`
+	// Bind is the address of this host that connections to backends, and checks,
+	// come from; not valid: the kernel chooses. Unix sockets have none.
+	Bind netip.Addr `yaml:"bind"`
 }
 
 // ClientTLS is how backends are reached over TLS.

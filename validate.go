@@ -244,6 +244,9 @@ func (v *validator) poolExists(at any, name, who string) {
 
 func (v *validator) pool(p *Pool) {
 	v.backends(p)
+	if p.Bind.IsUnspecified() || p.Bind.IsMulticast() {
+		v.errorf(&p.Bind, CodeAddress, "leave bind out", "bind: %s is no address to connect from", p.Bind)
+	}
 	v.discover(p)
 	if p.TLS != nil && v.has(&p.TLS.Cert) != v.has(&p.TLS.Key) {
 		v.errorf(&p.TLS, CodeKeyPair, "", "a client certificate needs both cert and key")
@@ -295,6 +298,8 @@ func (v *validator) backend(p *Pool, b *Backend) {
 		v.errorf(&b.Address, CodeAddress, backendHint(b.Address), "backend %q is not an address with a port", b.Address)
 	case a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast():
 		v.errorf(&b.Address, CodeAddress, "", "backend %q is no address to connect to", b.Address)
+	case p.Bind.IsValid() && a.Addr().Unmap().Is4() != p.Bind.Unmap().Is4():
+		v.errorf(&b.Address, CodeAddress, "", "backend %s cannot be reached from %s, the pool's bind", b.Address, p.Bind)
 	default:
 		b.Address = canonicalAddress(b.Address)
 	}

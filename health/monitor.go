@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,7 @@ type Target struct {
 	Check lb.Check    // with its defaults filled in, as lb.Parse does
 	TLS   *tls.Config // how the pool's backends are reached; nil: in clear text
 	Proxy bool        // they expect a PROXY header before anything else
+	Bind  netip.Addr  // where probes come from; not valid: the kernel chooses
 }
 
 // Targets lists what cfg wants probed: every backend of every pool with a
@@ -39,7 +41,7 @@ func Targets(cfg *lb.Config) []Target {
 			continue
 		}
 		for _, b := range pool.Backends {
-			targets = append(targets, Target{ID: lb.BackendID{Pool: pool.Name, Address: b.Address}, Check: *pool.Check, Proxy: pool.ProxyProtocol != ""})
+			targets = append(targets, Target{ID: lb.BackendID{Pool: pool.Name, Address: b.Address}, Check: *pool.Check, Proxy: pool.ProxyProtocol != "", Bind: pool.Bind})
 		}
 	}
 	return targets

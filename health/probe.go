@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -108,7 +109,11 @@ func (p prober) connect(ctx context.Context, t Target) (net.Conn, error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		network, address = "unix", path
 	}
-	conn, err := p.dial(ctx, network, address)
+	dial := p.dial
+	if t.Bind.IsValid() && network == "tcp" {
+		dial = (&net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.Bind, 0))}).DialContext
+	}
+	conn, err := dial(ctx, network, address)
 	if err == nil && t.Proxy {
 		err = sendLocal(ctx, conn)
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -170,5 +171,29 @@ func TestGRPC(t *testing.T) {
 		if saw != test.saw || (err == nil) != (test.err == "") || err != nil && !strings.HasPrefix(err.Error(), test.err) {
 			t.Errorf("%q: got %q, %v; want %q, %q", test.service, saw, err, test.saw, test.err)
 		}
+	}
+}
+
+func TestAProbeComesFromThePoolsBind(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	from := make(chan string, 1)
+	go func() { // ends with the listener
+		if c, err := ln.Accept(); err == nil {
+			from <- c.RemoteAddr().(*net.TCPAddr).IP.String()
+			c.Close()
+		}
+	}()
+	config := &lb.Config{Pools: []*lb.Pool{{Name: "app", Bind: netip.MustParseAddr("127.0.0.2"), Check: &lb.Check{TCP: true, Timeout: 5 * time.Second},
+		Backends: []*lb.Backend{{Address: ln.Addr().String()}}}}}
+	targets := Targets(config)
+	if saw, err := sockets.probe(t.Context(), targets[0]); err != nil {
+		t.Fatal(saw, err)
+	}
+	if got := <-from; got != "127.0.0.2" {
+		t.Errorf("the probe came from %s", got)
 	}
 }

@@ -72,7 +72,7 @@ func (t *thread) dialH1(x *exchange, b *Backend) (*clientH1, error) {
 
 func (c *clientH1) dial() error {
 	e := c.endpoint
-	if err := c.conn.Dial(c.thread.loop, e.addr, e.path, c); err != nil {
+	if err := c.conn.Dial(c.thread.loop, e.remote, c); err != nil {
 		return err
 	}
 	c.t = &c.conn

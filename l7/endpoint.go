@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/l7/loop"
 )
 
 // endpointKey is everything that makes connections interchangeable.
@@ -20,7 +21,8 @@ type endpointKey struct {
 	protocol lb.PoolProtocol
 	tls      lb.ClientTLS
 	plain    bool
-	proxied  bool     // connections begin with a PROXY header
+	proxied  bool // connections begin with a PROXY header
+	bind     netip.Addr
 	secrets  [32]byte // digest of the files that tls names
 }
 
@@ -28,10 +30,9 @@ type endpointKey struct {
 // the threads of a proxy and outlives generations.
 type endpoint struct {
 	key     endpointKey
-	addr    netip.AddrPort // not valid: path
-	path    string         // of a unix socket
-	secure  *clientTLS     // nil: plain
-	retired atomic.Bool    // no configuration names it any more
+	remote  loop.Remote
+	secure  *clientTLS  // nil: plain
+	retired atomic.Bool // no configuration names it any more
 
 	open    atomic.Int64 // connections, idle ones included
 	idle    atomic.Int64
@@ -54,14 +55,14 @@ type shard struct {
 func newEndpoint(key endpointKey, threads int) (*endpoint, error) {
 	e := &endpoint{key: key, shards: make([]shard, threads), queues: make([]queue, threads)}
 	if path, ok := strings.CutPrefix(key.address, "unix:"); ok {
-		e.path = path
+		e.remote.Path = path
 		return e, nil
 	}
 	addr, err := netip.ParseAddrPort(key.address)
 	if err != nil {
 		return nil, fmt.Errorf("backend address %q: %w", key.address, err)
 	}
-	e.addr = addr
+	e.remote = loop.Remote{Addr: addr, From: key.bind}
 	return e, nil
 }
 

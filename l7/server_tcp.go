@@ -97,7 +97,7 @@ func (p *tcpProxy) dial() *Error {
 	b := p.backend
 	b.load.begin()
 	p.dialed = p.thread.loop.Now()
-	if err := p.far.conn.Dial(p.thread.loop, b.endpoint.addr, b.endpoint.path, &p.far); err != nil {
+	if err := p.far.conn.Dial(p.thread.loop, b.endpoint.remote, &p.far); err != nil {
 		e := dialError(err)
 		if e.Reason == lb.ConnectFailed {
 			p.failed()

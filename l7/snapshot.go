@@ -152,7 +152,7 @@ func (p *Proxy) buildPool(c *lb.Pool, r *secretReader) (*Pool, error) {
 	if c.Outlier != nil {
 		pool.streak = int32(c.Outlier.Consecutive5xx)
 	}
-	key := endpointKey{protocol: c.Protocol, plain: c.TLS == nil, proxied: c.ProxyProtocol != ""}
+	key := endpointKey{protocol: c.Protocol, plain: c.TLS == nil, proxied: c.ProxyProtocol != "", bind: c.Bind}
 	if c.TLS != nil {
 		key.tls, key.secrets = *c.TLS, r.digest(rootsOf(c.TLS), c.TLS.Cert, c.TLS.Key)
 	}

@@ -23,21 +23,26 @@ const dialsPerTurn = 16
 type dial struct {
 	conn   *Conn
 	number uint32 // conn's index: it may have been closed and dialled again
-	addr   netip.AddrPort
-	path   string
+	to     Remote
 }
 
-// Dial starts to connect c to address, "ip:port" as addr, or a socket's path
-// when addr is not valid. Connected is told later, never from within the call;
+// Remote is where to connect to.
+type Remote struct {
+	Addr netip.AddrPort // not valid: Path
+	Path string         // of a unix socket
+	From netip.Addr     // of this host; not valid: the kernel chooses
+}
+
+// Dial starts to connect c. Connected is told later, never from within the call;
 // there is no time-out: Close ends the attempt.
-func (c *Conn) Dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
+func (c *Conn) Dial(l *Loop, to Remote, d Dialer) error {
 	if l.dialed >= dialsPerTurn || !l.strain.mayDial() {
 		l.putOff++
 		*c = Conn{loop: l, user: d, fd: -1, index: l.putOff, made: connecting, span: firstRead}
-		l.dials = append(l.dials, dial{c, l.putOff, addr, path})
+		l.dials = append(l.dials, dial{c, l.putOff, to})
 		return nil
 	}
-	return c.dial(l, addr, path, d)
+	return c.dial(l, to, d)
 }
 
 // dialMore begins some of the connections that earlier turns put off, the last
@@ -64,7 +69,7 @@ func (l *Loop) dialMore() {
 // redial begins a connection that was put off, with what is written already.
 func (c *Conn) redial(next dial) {
 	was := *c
-	if err := c.dial(c.loop, next.addr, next.path, was.user.(Dialer)); err != nil {
+	if err := c.dial(c.loop, next.to, was.user.(Dialer)); err != nil {
 		*c = was
 		c.Close()
 		c.user.(Dialer).Connected(err)
@@ -73,15 +78,21 @@ func (c *Conn) redial(next dial) {
 	c.out, c.wide, c.paused, c.closing, c.ending = was.out, was.wide, was.paused, was.closing, was.ending
 }
 
-func (c *Conn) dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
+func (c *Conn) dial(l *Loop, to Remote, d Dialer) error {
 	l.dialed++
-	family, sa := sockaddr(addr, path)
+	family, sa := sockaddr(to.Addr, to.Path)
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("make a socket: %w", err)
 	}
 	if family != unix.AF_UNIX {
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	}
+	if to.From.IsValid() && family != unix.AF_UNIX {
+		if err := bindFrom(fd, to.From); err != nil {
+			unix.Close(fd)
+			return err
+		}
 	}
 	err = unix.Connect(fd, sa)
 	if err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
@@ -93,6 +104,14 @@ func (c *Conn) dial(l *Loop, addr netip.AddrPort, path string, d Dialer) error {
 	}
 	c.made = connecting
 	return nil
+}
+
+// bindFrom makes fd connect from an address. Its port is chosen by connect, which
+// knows the other end: there are as many for each of those.
+func bindFrom(fd int, from netip.Addr) error {
+	_, sa := sockaddr(netip.AddrPortFrom(from, 0), "")
+	_ = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // without it ports are fewer
+	return os.NewSyscallError("bind to "+from.String(), unix.Bind(fd, sa))
 }
 
 func sockaddr(addr netip.AddrPort, path string) (int, unix.Sockaddr) {

@@ -357,7 +357,7 @@ func TestDial(t *testing.T) {
 	addr := netip.MustParseAddrPort(listenOn(t, l, func(fd int) { accepted <- fd }))
 	r := &recorder{events: make(chan string, 10)}
 	on(t, l, func() {
-		if err := r.conn.Dial(l, addr, "", r); err != nil {
+		if err := r.conn.Dial(l, Remote{Addr: addr}, r); err != nil {
 			t.Error(err)
 		}
 		r.conn.Write([]byte("early")) // goes out when connected
@@ -387,11 +387,43 @@ func TestDialThatIsRefused(t *testing.T) {
 	ln.Close()
 	r := &recorder{events: make(chan string, 10)}
 	on(t, l, func() {
-		if err := r.conn.Dial(l, addr, "", r); err != nil {
+		if err := r.conn.Dial(l, Remote{Addr: addr}, r); err != nil {
 			r.events <- err.Error()
 		}
 	})
 	r.want(t, "connect: connection refused")
+}
+
+func TestDialFromAnAddress(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	l := running(t)
+	to := Remote{Addr: ln.Addr().(*net.TCPAddr).AddrPort(), From: netip.MustParseAddr("127.0.0.2")}
+	r := &recorder{events: make(chan string, 10)}
+	on(t, l, func() {
+		if err := r.conn.Dial(l, to, r); err != nil {
+			t.Error(err)
+		}
+	})
+	r.want(t, "connected")
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.RemoteAddr().(*net.TCPAddr).IP.String(); got != "127.0.0.2" {
+		t.Errorf("the connection comes from %s", got)
+	}
+	on(t, l, func() {
+		r.conn.Close()
+		to.From = netip.MustParseAddr("192.0.2.1")
+		if err := new(Conn).Dial(l, to, r); !errors.Is(err, unix.EADDRNOTAVAIL) || !strings.Contains(err.Error(), "bind to 192.0.2.1") {
+			t.Errorf("from an address that is not ours: %v", err)
+		}
+	})
 }
 
 func TestDialUnix(t *testing.T) {
@@ -404,7 +436,7 @@ func TestDialUnix(t *testing.T) {
 	defer ln.Close()
 	r := &recorder{events: make(chan string, 10)}
 	on(t, l, func() {
-		if err := r.conn.Dial(l, netip.AddrPort{}, path, r); err != nil {
+		if err := r.conn.Dial(l, Remote{Path: path}, r); err != nil {
 			t.Error(err)
 		}
 	})
@@ -539,7 +571,7 @@ func TestManyConnectionsAreBegunInSeveralTurns(t *testing.T) {
 		for i := range conns {
 			d := &conns[i]
 			d.how = how
-			if err := d.conn.Dial(l, addr, "", d); err != nil {
+			if err := d.conn.Dial(l, Remote{Addr: addr}, d); err != nil {
 				t.Error(err)
 			}
 		}
@@ -549,7 +581,7 @@ func TestManyConnectionsAreBegunInSeveralTurns(t *testing.T) {
 		conns[many-1].conn.Close() // it is never begun
 		again := &conns[many-2]    // and this one only once
 		again.conn.Close()
-		if err := again.conn.Dial(l, addr, "", again); err != nil {
+		if err := again.conn.Dial(l, Remote{Addr: addr}, again); err != nil {
 			t.Error(err)
 		}
 		conns[many-3].conn.Write([]byte("early"))

@@ -113,7 +113,7 @@ func TestWhenTheKernelIsShortConnectionsBeginSlowly(t *testing.T) {
 		l.strain.asked = -strainAsk
 		for i := range conns {
 			conns[i].how = how
-			if err := conns[i].conn.Dial(l, addr, "", &conns[i]); err != nil {
+			if err := conns[i].conn.Dial(l, Remote{Addr: addr}, &conns[i]); err != nil {
 				t.Error(err)
 			}
 		}
