@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -55,12 +56,23 @@ func (a asked) dress(r *http.Request, random *rand.Rand) *http.Request {
 // check holds a response against its request.
 func (a asked) check(res *http.Response, buffer []byte) error {
 	defer res.Body.Close()
+	err := a.compare(res, buffer)
+	if errors.Is(err, errWrong) {
+		return &wrongAnswer{asked: a, head: fmt.Sprintf("%s %s %v", res.Proto, res.Status, res.Header), err: err}
+	}
+	return err
+}
+
+func (a asked) compare(res *http.Response, buffer []byte) error {
 	if res.StatusCode != 200 {
 		text, err := io.ReadAll(io.LimitReader(res.Body, 200))
 		if err == nil && res.StatusCode >= 502 && res.StatusCode <= 504 && strings.HasPrefix(string(text), strconv.Itoa(res.StatusCode)) {
 			return fmt.Errorf("%w: %s", errRefused, text)
 		}
 		return fmt.Errorf("%w: %s %q (%v)", errWrong, res.Status, text, err)
+	}
+	if !strings.HasPrefix(res.Header.Get("X-Origin"), nonce) {
+		return fmt.Errorf("%w: no backend of this run answers %d", errWrong, a.id)
 	}
 	if got := res.Header.Get("X-Id"); got != strconv.FormatUint(a.id, 10) {
 		return fmt.Errorf("%w: the answer to %s for %d", errWrong, got, a.id)

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"time"
 )
@@ -28,6 +29,9 @@ type client struct {
 	uses   int
 	h2     *http.Client
 	class  string // calm or flaky
+	local  string // address
+
+	said, heard tape
 }
 
 const patience = 30 * time.Second
@@ -59,7 +63,7 @@ func (c *client) dial(address string, config *tls.Config) (err error) {
 		c.conn = nil
 		return err
 	}
-	c.r = bufio.NewReader(c.conn)
+	c.r, c.local = bufio.NewReader(io.TeeReader(c.conn, &c.heard)), c.conn.LocalAddr().String()
 	return c.conn.SetDeadline(time.Now().Add(patience))
 }
 
@@ -105,6 +109,7 @@ func (l *load) talk(c *client) (err error) {
 		a.request(context.Background(), "http://soak", c.class, c.random).Write(&wire)
 	}
 	wrote := make(chan error, 1)
+	io.WriteString(&c.said, wire.String())
 	go func() { _, err := io.WriteString(c.conn, wire.String()); wrote <- err }()
 	defer func() {
 		if err != nil {
@@ -149,11 +154,16 @@ func (l *load) http2(c *client) error {
 	errs := make(chan error, n)
 	for range n {
 		a := l.ask(c)
-		req := a.request(context.Background(), "https://"+l.site.tls, c.class, c.random)
+		var local string
+		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { local = i.Conn.LocalAddr().String() }}
+		req := a.request(httptrace.WithClientTrace(context.Background(), trace), "https://"+l.site.tls, c.class, c.random)
 		go func() {
 			res, err := c.h2.Do(req)
 			if err == nil {
 				err = a.check(res, make([]byte, 16<<10))
+			}
+			if w := (*wrongAnswer)(nil); errors.As(err, &w) {
+				w.local = local
 			}
 			errs <- err
 		}()
@@ -226,10 +236,10 @@ func (l *load) slow(c *client) error {
 		write = &slowly{w: c.conn, most: 8, pause: 30 * time.Millisecond}
 	}
 	defer c.hangUp()
-	if err := a.request(context.Background(), "http://soak", c.class, c.random).Write(write); err != nil {
+	if err := a.request(context.Background(), "http://soak", c.class, c.random).Write(io.MultiWriter(&c.said, write)); err != nil {
 		return err
 	}
-	res, err := readFinal(bufio.NewReader(read))
+	res, err := readFinal(bufio.NewReader(io.TeeReader(read, &c.heard)))
 	if err != nil {
 		return err
 	}

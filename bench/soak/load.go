@@ -91,7 +91,11 @@ func (l *load) runClient(k *kind, random *rand.Rand) {
 		case <-time.After(time.Duration(5+random.IntN(60)) * time.Millisecond):
 		}
 		k.sent.Add(1)
-		k.count(k.say(l, c))
+		err := k.say(l, c)
+		if w := (*wrongAnswer)(nil); errors.As(err, &w) {
+			l.site.book.wrong(k.name, c, w)
+		}
+		k.count(err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -67,6 +68,7 @@ func run(lbd string, d time.Duration, seed uint64) (ok bool, err error) {
 		return false, err
 	}
 	l.report(os.Stdout)
+	s.book.report(os.Stdout, filepath.Join(s.dir, "access.log"))
 	grown := before.grown(after)
 	ok = l.good() && warm.good() && grown == "" && !s.ended()
 	verdict := "ok"

@@ -28,6 +28,7 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	}
 	id, _ := strconv.ParseUint(parts[2], 10, 64)
 	size, _ := strconv.Atoi(parts[3])
+	sign(w, r, id)
 	if r.Header.Get("Upgrade") != "" {
 		tunnel(w)
 		return
@@ -99,12 +100,12 @@ func startEcho() (addr string, stop func(), err error) {
 }
 
 // startOrigin serves HTTP/1, and HTTP/2 in clear text.
-func startOrigin(ln net.Listener) (stop func()) {
+func startOrigin(ln net.Listener, b *book, name string) (stop func()) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	server := &http.Server{Handler: http.HandlerFunc(serve), Protocols: protocols}
-	go server.Serve(ln)
+	server := &http.Server{Handler: http.HandlerFunc(serve), Protocols: protocols, ConnContext: withConn}
+	go server.Serve(recording{ln, b, name})
 	return func() { server.Close() }
 }
 

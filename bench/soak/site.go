@@ -26,6 +26,7 @@ type site struct {
 	admin         *http.Client
 	stops         []func()
 	keep          bool // the directory, with the access log
+	book          book
 }
 
 const document = `
@@ -85,19 +86,19 @@ func start(lbd string, seed uint64) (s *site, err error) {
 }
 
 func (s *site) startBackends(seed uint64) error {
-	for range 2 {
+	for _, name := range []string{"a", "b"} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		s.stops = append(s.stops, startOrigin(ln))
+		s.stops = append(s.stops, startOrigin(ln, &s.book, name))
 		s.backends = append(s.backends, ln.Addr().String())
 	}
 	f, err := newFlaky(seed)
 	if err != nil {
 		return err
 	}
-	s.stops = append(s.stops, startOrigin(f), func() { f.Close() })
+	s.stops = append(s.stops, startOrigin(f, &s.book, "flaky"), func() { f.Close() })
 	addr, stop, err := startEcho()
 	if err != nil {
 		return err
