@@ -78,8 +78,11 @@ INLINE int look(struct xdp_md *ctx, struct sight *s, __u32 bytes)
 	s->length = length;
 	if (bytes > length)
 		bytes = length;
-	if (bytes < 1 || bytes > SIGHT_BYTES)
+	bytes -= 1;
+	asm volatile("" : "+r"(bytes));	/* that 0 is no length kernel 6.1 learns of one comparison only */
+	if (bytes >= SIGHT_BYTES)
 		return 0;
+	bytes += 1;
 	s->kept = bytes;
 	return !bpf_xdp_load_bytes(ctx, 0, s->frame, bytes);
 }
