@@ -21,6 +21,9 @@ type attack struct {
 	// and says how it was.
 	hold func(r *rig.Running, until time.Time, sent *atomic.Int64) string
 	few  bool // hold a tenth of the connections, of 100 streams each
+	// wall leads a held attack against nobody, to see what it costs innocents
+	// that share the machine; nil: next to nothing.
+	wall func(a *attack, o options, origin string)
 }
 
 // heldMemory is what a proxy may keep for a stream or connection that takes
@@ -41,7 +44,8 @@ type result struct {
 // felt the attacker alone: load, proxy and origin share the cores here, and an
 // attacker that sends all it can is busy whoever reads it. So the same attack is
 // led against a wall first, a server that reads and closes at the same pace, and
-// that is what innocents' 99th percentile is compared with.
+// that is what innocents' 99th percentile is compared with. (For slow readers the
+// wall is the origin: who serves them has to write the responses.)
 func (r *result) late() string {
 	fair := 3 * max(r.calm.p99, r.beside.p99)
 	switch {
@@ -105,14 +109,14 @@ func (e *ends) String() string {
 }
 
 // run attacks r and watches.
-func (a *attack) run(o options, r *rig.Running) *result {
+func (a *attack) run(o options, r *rig.Running, origin string) *result {
 	res := &result{}
 	in := newInnocents(r)
 	defer in.close()
 	in.watch(func() { time.Sleep(500 * time.Millisecond) }) // warm up
 	res.calm = in.watch(func() { time.Sleep(3 * round) })
 	if a.hold == nil {
-		w, err := startWall()
+		w, err := startWall(serveWall)
 		if err != nil {
 			panic(err) // no port is free
 		}
@@ -121,6 +125,10 @@ func (a *attack) run(o options, r *rig.Running) *result {
 		var bytes atomic.Int64
 		res.beside = in.watch(func() { a.floodFor(o, wall, &ignored, &bytes) })
 		w.close()
+	}
+	if a.wall != nil {
+		res.beside = in.watch(func() { a.wall(a, o, origin) })
+		time.Sleep(time.Second) // its connections are gone
 	}
 	before := r.Memory()
 	peak := watchMemory(r)
@@ -151,15 +159,43 @@ func (a *attack) holdMany(o options, r *rig.Running, res *result, sent *atomic.I
 		n = max(1, n/10)
 		res.held = int64(n) * 100
 	}
-	until := time.Now().Add(o.hold)
+	a.holdAll(r, n, 5*time.Millisecond, time.Now().Add(o.hold), &res.ends, sent)
+}
+
+// holdAll holds n connections, 50 more each while: the backlog is not what we
+// look at.
+func (a *attack) holdAll(r *rig.Running, n int, each time.Duration, until time.Time, ends *ends, sent *atomic.Int64) {
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { res.ends.add(a.hold(r, until, sent)) })
+		all.Go(func() { ends.add(a.hold(r, until, sent)) })
 		if i%50 == 49 {
-			time.Sleep(5 * time.Millisecond) // the backlog is not what we look at
+			time.Sleep(each)
 		}
 	}
 	all.Wait()
+}
+
+// atSilence leads it against a server that reads and says nothing.
+func atSilence(a *attack, o options, _ string) {
+	w, err := startWall(serveSilence)
+	if err != nil {
+		panic(err) // no port is free
+	}
+	defer w.close()
+	var ignored ends
+	var sent atomic.Int64
+	a.holdAll(&rig.Running{Addr: w.addr}, o.connections, 5*time.Millisecond, time.Now().Add(3*patience), &ignored, &sent)
+}
+
+// atOrigin leads it against the origin itself, a thousand a second, which go
+// before the kernel has given them all it has.
+func atOrigin(a *attack, o options, origin string) {
+	var ignored ends
+	var sent atomic.Int64
+	r := &rig.Running{Addr: origin}
+	for range (o.connections + 249) / 250 {
+		a.holdAll(r, 250, 0, time.Now().Add(250*time.Millisecond), &ignored, &sent)
+	}
 }
 
 func (a *attack) floodFor(o options, r *rig.Running, ends *ends, sent *atomic.Int64) {

@@ -80,9 +80,9 @@ var attacks = []attack{
 	{name: "zero windows", few: true, hold: stalled(0, func(l *rig.Link) []byte { return l.Fields(big...) })},
 	{name: "many references to fields, with zero windows", few: true, hold: stalled(0, references)},
 	{name: "windows that open by a byte a second", few: true, hold: opening},
-	{name: "slow heads", hold: dribble("GET / HTTP/1.1\r\nHost: a\r\nX: ", "x")},
-	{name: "slow bodies", hold: dribble("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", "x")},
-	{name: "slow readers", hold: slowReader},
+	{name: "slow heads", hold: dribble("GET / HTTP/1.1\r\nHost: a\r\nX: ", "x"), wall: atSilence},
+	{name: "slow bodies", hold: dribble("POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", "x"), wall: atSilence},
+	{name: "slow readers", hold: slowReader, wall: atOrigin},
 }
 
 var (
@@ -231,7 +231,7 @@ func slowReader(r *rig.Running, until time.Time, sent *atomic.Int64) string {
 	sent.Add(int64(n))
 	began := time.Now()
 	for time.Now().Before(until) {
-		time.Sleep(500 * time.Millisecond)
+		time.Sleep(min(500*time.Millisecond, time.Until(until)))
 		// A reset shows when writing; bytes behind the request say little.
 		if _, err := c.Write([]byte("\r\n")); err != nil {
 			return fmt.Sprintf("reset after %ds", int(time.Since(began).Seconds()))

@@ -165,7 +165,7 @@ const wallBytes = 16 << 10
 // goaway is an HTTP/2 server's SETTINGS, and GOAWAY ENHANCE_YOUR_CALM.
 var goaway = []byte("\x00\x00\x00\x04\x00\x00\x00\x00\x00" + "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0b")
 
-func startWall() (*wall, error) {
+func startWall(serve func(net.Conn)) (*wall, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func startWall() (*wall, error) {
 			if err != nil {
 				return
 			}
-			go serveWall(c)
+			go serve(c)
 		}
 	}()
 	return w, nil
@@ -200,6 +200,12 @@ func serveWall(c net.Conn) {
 			c.(*net.TCPConn).CloseWrite()
 		}
 	}
+}
+
+// serveSilence reads until the client goes.
+func serveSilence(c net.Conn) {
+	defer c.Close()
+	io.Copy(io.Discard, c)
 }
 
 func (w *wall) close() { w.ln.Close() }

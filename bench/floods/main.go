@@ -7,7 +7,7 @@
 // Per attack it says how the attackers' connections ended, how the proxy's
 // memory grew beside the bytes that they sent, and the failures and the 99th
 // percentile of innocent clients, the median of rounds of 1.5 s: calm, before and
-// afterwards, while the same flood is led against a wall beside the proxy, and
+// afterwards, while the same attack is led against a wall beside the proxy, and
 // under attack. A row says what a proxy is to be
 // blamed for: an attack that met no end, memory that grew out of proportion or
 // did not come back, innocent clients that got no answer or waited over three
@@ -73,7 +73,7 @@ func run(o options, peer, only string) error {
 				fmt.Fprintf(os.Stderr, "floods: skip %s: %v\n", p.Name, err)
 				break
 			}
-			res := a.run(o, r)
+			res := a.run(o, r, origin.Addr)
 			r.Stop()
 			wrong := strings.Trim(res.wrong()+"; "+res.late(), "; ")
 			fmt.Printf("| %s | %s | %s | %s | %s | %s | %d of %d | %v (%v, %v) | %s |\n", a.name, p.Name, res.ends.String(), size(res.sent), size(res.grew), size(res.stays),
