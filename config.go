@@ -214,6 +214,7 @@ type RouteTimeout struct {
 	Request time.Duration `yaml:"request" default:"60s" range:"1ms..24h"` // request read -> response head; default 60s
 	Idle    time.Duration `yaml:"idle" default:"30s" range:"1ms..24h"`    // silence inside a body; default 30s
 	Tunnel  time.Duration `yaml:"tunnel" default:"1h" range:"1s..720h"`   // silence in an upgraded connection, and in a gRPC call once it is answered; default 1h
+	Total   time.Duration `yaml:"total" default:"24h" range:"1ms..720h"`  // head read -> response's last byte, with all attempts; not of an upgraded connection; default 24h
 }
 
 // Retry says when a request is tried again.

@@ -68,7 +68,7 @@ type exchange struct {
 
 	timer    loop.Timer
 	wait     waitFor
-	deadline time.Duration // of the loop's clock, when the client gives up; 0: it does not say
+	deadline time.Duration // of the loop's clock: timeout.total, or when the client gives up; 0: none
 
 	// The way in.
 	reqEnd   bool   // the request was read whole
@@ -140,6 +140,9 @@ func (x *exchange) begin(req *Request, end bool) {
 		return
 	}
 	x.session.Route = route
+	if last := x.began + route.Config.Timeout.Total; x.deadline == 0 || last < x.deadline {
+		x.deadline = last
+	}
 	x.flown = x.thread.flight.begin(&x.session)
 	x.chain = &route.chain
 	x.turned = len(route.chain.filters)

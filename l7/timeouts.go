@@ -105,8 +105,7 @@ func (x *exchange) Expired(*loop.Timer) {
 		return
 	}
 	if x.deadline > 0 && x.thread.loop.Now() >= x.deadline {
-		x.dropAttempt()
-		x.fail(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})
+		x.totalOver()
 		return
 	}
 	switch x.wait {
@@ -126,6 +125,16 @@ func (x *exchange) Expired(*loop.Timer) {
 	case waitTunnelBytes:
 		x.finish(nil)
 	}
+}
+
+// totalOver: time is up, by the fault of whom is waited for.
+func (x *exchange) totalOver() {
+	e := &Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true}
+	if x.outPaused || x.wait == waitRequest && !x.inPaused {
+		e = &Error{Status: 408, Source: FromClient, Reason: lb.ClientTimeout}
+	}
+	x.dropAttempt()
+	x.fail(e)
 }
 
 // requestLate: the client is slow, unless it is us who do not read.

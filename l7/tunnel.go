@@ -13,6 +13,7 @@ func (x *exchange) startTunnel(res *Response) {
 	x.headSent = true
 	x.status = res.Status
 	x.reqEnd = false
+	x.deadline = 0
 	x.down.sendHead(res, false)
 	x.arm(waitTunnelBytes, x.session.Route.Config.Timeout.Tunnel)
 }

@@ -302,6 +302,9 @@ func goroutine() (n int64) {
 // while a write is blocked; 0: it must take something.
 func (l *Loop) Pace(bytesPerSecond int64) { l.rate = bytesPerSecond }
 
+// Patience is how long a write may be blocked without any progress.
+func (l *Loop) Patience() time.Duration { return l.stall }
+
 // Least is how much a peer must take in a time, at least a byte.
 func (l *Loop) Least(of time.Duration) int64 { return max(1, int64(float64(l.rate)*of.Seconds())) }
 
