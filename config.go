@@ -299,7 +299,7 @@ type PoolLimits struct {
 	PerBackend     int           `yaml:"per_backend" default:"1024" range:"1..1000000"` // open at once, per worker; default 1024
 	Pending        int           `yaml:"pending" default:"128" range:"0..100000"`       // requests that wait, no longer than connect_timeout, when per_backend or requests is reached; per backend and worker, default 128
 	Requests       int           `yaml:"requests" range:"0..1000000"`                   // at once per backend and worker; 0: no limit
-	Idle           int           `yaml:"idle" default:"128" range:"0..100000"`          // kept per backend and worker; default 128
+	Idle           int           `yaml:"idle" default:"1024" range:"0..100000"`         // kept per backend and worker; default 1024
 	Warm           int           `yaml:"warm" range:"0..1000"`                          // made before they are asked for, and kept: idle ones per backend that is up and worker; default 0
 	IdleTimeout    time.Duration `yaml:"idle_timeout" default:"75s" range:"1s..24h"`    // default 75s
 	MaxAge         time.Duration `yaml:"max_age" default:"5m" range:"1s..24h"`          // with jitter; default 5m
