@@ -74,6 +74,13 @@ func (v *validator) node() {
 	for _, file := range []*string{&c.Node.DataDir, &c.Node.RunDir, &c.Fastpath.Pins, &c.Admin.Socket} {
 		v.absolute(file)
 	}
+	if path.Clean(c.Node.DataDir) == path.Clean(c.Node.RunDir) {
+		at := &c.Node.RunDir
+		if !v.has(at) {
+			at = &c.Node.DataDir
+		}
+		v.errorf(at, CodePath, "give each a directory of its own: one is for what outlives a boot, the other for what must not", "node.data_dir and node.run_dir are both %s", c.Node.RunDir)
+	}
 	v.socketLength(c)
 	v.readOnlySocket(&c.Admin)
 	if c.Log.Access != "stdout" && c.Log.Access != "off" {
