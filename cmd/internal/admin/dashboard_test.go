@@ -63,7 +63,7 @@ func (b busy) Status(context.Context) (Status, error) {
 			{Name: hostile, State: "suspect", Weight: 4, View: 0xbeee, Address: "10.0.0.13"}},
 		Problems: []Problem{{Subject: "pool shop", Text: "1 of 3 backends is down", Do: "lbctl why backend shop/10.0.1.2:8080"},
 			{Subject: "config", Text: "is refused", Do: "mend it, then `lbctl config reload` or SIGHUP"}},
-		Notes:    []string{}, Sources: []Source{},
+		Notes: []string{}, Sources: []Source{},
 	}, nil
 }
 
