@@ -61,4 +61,5 @@ const (
 	CodeServiceBind     = "LB1601"
 	CodeServicePool     = "LB1602"
 	CodeServiceFastpath = "LB1603"
+	CodeFragments       = "LB1604"
 )

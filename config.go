@@ -62,13 +62,18 @@ type FastpathSettings struct {
 	Pins       string       `yaml:"pins"`       // default /sys/fs/bpf/lbd/<node name>
 }
 
-// ProtectSettings says whose packets to VIPs XDP drops. All of it is off unless
-// it is set; the longest prefix that fits a source counts.
+// ProtectSettings says whose packets to VIPs XDP drops. All of it but
+// misses_per_second is off unless it is set; the longest prefix that fits a
+// source counts.
 type ProtectSettings struct {
 	Block            []netip.Prefix `yaml:"block" range:"0..30000"`                  // their packets are dropped
 	Allow            []netip.Prefix `yaml:"allow" range:"0..30000"`                  // no limit holds for them, nor a block of a wider prefix
 	PacketsPerSecond int            `yaml:"packets_per_second" range:"0..100000000"` // per IPv4 address or IPv6 /64; 0: no limit
 	SYNsPerSecond    int            `yaml:"syns_per_second" range:"0..100000000"`    // new TCP connections, likewise; 0: no limit
+	// MissesPerSecond is how many segments without a connection here one CPU
+	// sends on to owners before, in a second: it ends what a scan by ACKs has the
+	// nodes do to each other. 0: no limit.
+	MissesPerSecond int `yaml:"misses_per_second" default:"1000000" range:"0..100000000"`
 }
 
 // ClusterSettings configures gossip.
@@ -152,11 +157,26 @@ type Listener struct {
 	Pool          string           `yaml:"pool"`                                                // protocol tcp only
 	Connections   int              `yaml:"connections" words:"unlimited=0" range:"0..10000000"` // open at once, per worker; default limits.connections
 
+	// Fragments says what becomes of fragments to the listener's VIP: "drop", or
+	// "hash": ports play no part in where its packets go, so that all fragments
+	// of one come to the same node, and all connections of a client, too. All that
+	// is at one address says the same.
+	Fragments Fragments `yaml:"fragments" default:"drop" one:"drop|hash"`
+
 	// Normalize makes paths plain before they are routed and passed on: %-escapes
 	// of unreserved characters decoded, dots and double slashes resolved.
 	Normalize   bool          `yaml:"normalize"`                                  // http and https only
 	IdleTimeout time.Duration `yaml:"idle_timeout" default:"1h" range:"1s..720h"` // protocol tcp only: silence in both directions; default 1h
 }
+
+// Fragments is what becomes of fragments of packets to a VIP.
+type Fragments string
+
+// What a VIP does with fragments.
+const (
+	FragmentsDrop Fragments = "drop"
+	FragmentsHash Fragments = "hash" // takes them: ports play no part in where its packets go
+)
 
 // ServerTLS is the TLS side of an https listener.
 type ServerTLS struct {
@@ -363,4 +383,7 @@ type Service struct {
 	Affinity string         `yaml:"affinity" one:"client"`              // "": each flow by its 5-tuple
 	Hold     time.Duration  `yaml:"hold" default:"10m" range:"0s..24h"` // how long TCP connections stay where they began after a backend's share changed
 	Pool     string         `yaml:"pool" need:"true"`
+	// Fragments "hash" takes fragments: all flows of a client go to one backend,
+	// and the service is the only one of its protocol at its address.
+	Fragments Fragments `yaml:"fragments" default:"drop" one:"drop|hash"`
 }

@@ -133,6 +133,12 @@ type Steering struct {
 	// Here lists those of them that some member lacks: their new connections
 	// stay where they arrive. WasHere lists those of which this was so lately.
 	Here, WasHere []VIP
+	// Fragments lists the addresses of VIPs and services that take fragments:
+	// ports play no part in the rows of their packets.
+	Fragments []netip.Addr
+	// Misses is how many segments without a connection here one CPU sends on to
+	// earlier owners, in a second; 0: any number.
+	Misses int
 	// Gone lists members that are dead for certain: their connections are, too.
 	Gone   []string
 	Epochs []Epoch // newest first; empty: every row belongs to this node

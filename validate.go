@@ -43,6 +43,7 @@ func (v *validator) all() {
 		v.service(s)
 	}
 	v.binds()
+	v.fragments()
 	v.config.files = v.files()
 }
 

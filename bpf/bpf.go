@@ -123,11 +123,25 @@ type Served struct {
 	Service  uint32 // 0: the workers
 }
 
-// VIP is a VIP address: the first Ports of Port are served.
+// VIPFragments is a flag of a VIP: it takes fragments, and ports play no part in
+// the rows of its packets.
+const VIPFragments = 1
+
+// VIP is a VIP address: the first Ports of Port are served. AnyTCP and AnyUDP
+// are one of them each, for fragments that name none.
 type VIP struct {
-	Ports uint32
-	_     uint32
-	Port  [VIPPorts]Served
+	Ports  uint16
+	Flags  uint16
+	AnyTCP [2]byte // network order
+	AnyUDP [2]byte
+	Port   [VIPPorts]Served
+}
+
+// PathMTU is what a router of the fabric said of the way to a peer.
+type PathMTU struct {
+	At  uint64 // monotonic ns; 0: nothing was said
+	MTU uint32
+	_   uint32
 }
 
 // VIPEntry is one place of the table of VIPs. Place i is in bucket i/VIPBucket.

@@ -64,7 +64,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		{"address", Address{}}, {"node", Node{}}, {"peer", Peer{}}, {"served", Served{}},
 		{"vip", VIP{}}, {"vip_entry", VIPEntry{}}, {"vip_bucket", [VIPBucket]VIPEntry{}}, {"bind_key", BindKey{}}, {"bind", Bind{}}, {"clock", Clock{}},
 		{"service", Service{}}, {"backend", Backend{}}, {"traffic", Traffic{}}, {"source_key", SourceKey{}}, {"source", Source{}}, {"limits", Limits{}},
-		{"filter", Filter{}}, {"doubt", Doubt{}}, {"allowance", Allowance{}},
+		{"filter", Filter{}}, {"path_mtu", PathMTU{}}, {"doubt", Doubt{}}, {"allowance", Allowance{}},
 	} {
 		var s *btf.Struct
 		if err := spec.Types.TypeByName(c.name, &s); err != nil {
@@ -74,7 +74,7 @@ func TestGoAndCAgreeOnTheMaps(t *testing.T) {
 		sameLayout(t, s, reflect.TypeOf(c.in))
 	}
 	for name, entries := range map[string]uint32{
-		"rows": Rows, "peers": Peers, "peer_index": Peers, "vips": VIPs, "vip_table": VIPBuckets,
+		"rows": Rows, "peers": Peers, "path_mtus": Peers, "peer_index": Peers, "vips": VIPs, "vip_table": VIPBuckets,
 		"binds": Binds, "slots": Slots, "node": 1, "services": Services, "backends": Backends, "traffic": Backends, "flows": Flows, "rings": Services, "sources": Sources, "counters": uint32(len(Reasons)),
 	} {
 		if got := spec.Maps[name].MaxEntries; got != entries {

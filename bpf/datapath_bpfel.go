@@ -28,6 +28,8 @@ const (
 	datapathMapFlows          = "flows"
 	datapathMapLimits         = "limits"
 	datapathMapNode           = "node"
+	datapathMapParts          = "parts"
+	datapathMapPathMtus       = "path_mtus"
 	datapathMapPeerIndex      = "peer_index"
 	datapathMapPeers          = "peers"
 	datapathMapPulse          = "pulse"
@@ -117,6 +119,8 @@ type datapathMapSpecs struct {
 	Flows        *ebpf.MapSpec `ebpf:"flows"`
 	Limits       *ebpf.MapSpec `ebpf:"limits"`
 	Node         *ebpf.MapSpec `ebpf:"node"`
+	Parts        *ebpf.MapSpec `ebpf:"parts"`
+	PathMtus     *ebpf.MapSpec `ebpf:"path_mtus"`
 	PeerIndex    *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers        *ebpf.MapSpec `ebpf:"peers"`
 	Pulse        *ebpf.MapSpec `ebpf:"pulse"`
@@ -174,6 +178,8 @@ type datapathMaps struct {
 	Flows        *ebpf.Map `ebpf:"flows"`
 	Limits       *ebpf.Map `ebpf:"limits"`
 	Node         *ebpf.Map `ebpf:"node"`
+	Parts        *ebpf.Map `ebpf:"parts"`
+	PathMtus     *ebpf.Map `ebpf:"path_mtus"`
 	PeerIndex    *ebpf.Map `ebpf:"peer_index"`
 	Peers        *ebpf.Map `ebpf:"peers"`
 	Pulse        *ebpf.Map `ebpf:"pulse"`
@@ -207,6 +213,8 @@ func (m *datapathMaps) Close() error {
 		m.Flows,
 		m.Limits,
 		m.Node,
+		m.Parts,
+		m.PathMtus,
 		m.PeerIndex,
 		m.Peers,
 		m.Pulse,

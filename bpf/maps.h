@@ -85,10 +85,13 @@ struct served {
 };
 _Static_assert(sizeof(struct served) == 8, "struct served");
 
+#define VIP_FRAGMENTS 1	/* fragments are taken: ports play no part in its rows, fragment.h */
+
 /* A VIP address: its ports are here, in one place. */
 struct vip {
-	__u32 ports;		/* how many of port[] are filled */
-	__u32 unused;
+	__u16 ports;		/* how many of port[] are filled */
+	__u16 flags;		/* VIP_* */
+	__be16 any_tcp, any_udp;	/* a port that is served, for fragments that name none */
 	struct served port[VIP_PORTS];
 };
 _Static_assert(sizeof(struct vip) == 520, "struct vip");
@@ -156,6 +159,17 @@ _Static_assert(sizeof(struct doubt) == 24, "struct doubt");
 #define DOUBT (2ULL * 1000000000)	/* ns */
 #define DOUBT_FORGOTTEN (10ULL * 1000000000)	/* ns without such a packet */
 
+/*
+ * What a router of the fabric said of the way to a peer. The programs believe it
+ * at once, user space for PATH_HOLDS; see ours.h.
+ */
+struct path_mtu {
+	__u64 at;		/* monotonic ns; 0: nothing was said */
+	__u32 mtu;
+	__u32 unused;
+};
+_Static_assert(sizeof(struct path_mtu) == 16, "struct path_mtu");
+
 /* When a worker's loops last turned: the workers write it, with or without a daemon. */
 struct pulse {
 	__u64 at;		/* monotonic ns */
@@ -182,6 +196,7 @@ MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(
 
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS, BPF_F_MMAPABLE) peers SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct address, __u32, PEERS, 0) peer_index SEC(".maps");
+MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct path_mtu, PEERS, BPF_F_MMAPABLE) path_mtus SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct vip_bucket, VIP_BUCKETS, BPF_F_MMAPABLE) vip_table SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct vip, VIPS, 0) vips SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_HASH, struct bind_key, struct bind, BINDS, 0) binds SEC(".maps");
@@ -192,11 +207,14 @@ MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, REASONS, 0) counters SEC
 struct flow {
 	struct address src;
 	__u64 hash;
+	__u64 part;		/* as in struct packet */
 	__u32 service;
 	__u16 l3, length;
-	__u8 kind, version, protocol, unused[5];
+	__u8 kind, version, protocol;
+	__u8 later;		/* not the first fragment */
+	__u32 unused;
 };
-_Static_assert(sizeof(struct flow) == 40, "struct flow");
+_Static_assert(sizeof(struct flow) == 48, "struct flow");
 
 /* Too much for a stack of 512 bytes. */
 struct scratch {

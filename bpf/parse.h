@@ -32,7 +32,10 @@ struct packet {
 	const struct vip *vip;
 	void *ip;			/* struct iphdr or ipv6hdr */
 	__u32 ip_size;			/* of its fixed part */
-	struct tcphdr *tcp;
+	struct tcphdr *tcp;		/* NULL: no segment, or not its beginning */
+	__u64 part;			/* names the packet that this is a fragment of; 0: it is whole */
+	__u32 id;			/* of a PART */
+	__u32 offset;			/* of a PART, in units of 8 bytes */
 };
 
 /*
@@ -127,9 +130,11 @@ INLINE int is_address(const struct in6_addr *ip, const struct address *a)
 }
 
 /*
- * The parts below return why the packet cannot be steered, or STEER.
+ * The parts below return why the packet cannot be steered, or STEER, or PART for
+ * a fragment.
  */
 #define STEER -1
+#define PART -2
 
 /* Fills in what the fixed IPv4 header says; the cursor goes behind its options. */
 INLINE int read_ipv4(struct cursor *c, struct iphdr *ip, struct packet *p)
@@ -140,17 +145,19 @@ INLINE int read_ipv4(struct cursor *c, struct iphdr *ip, struct packet *p)
 	p->ip_size = sizeof(*ip);
 	if (ip->version != 4 || ip->ihl < 5 || p->length < ip->ihl * 4)
 		return REASON_BAD_HEADER;
-	if (ip->frag_off & be16(0x3fff))	/* more fragments, or not the first */
-		return REASON_FRAGMENT;
 	if (unlikely(ip->ihl > 5))
 		skip(c, ip->ihl * 4 - sizeof(*ip), 0x3f);
-	return STEER;
+	if (likely(!(ip->frag_off & be16(0x3fff))))
+		return STEER;
+	p->id = ip->id;	/* more fragments, or not the first */
+	p->offset = be16(ip->frag_off) & 0x1fff;
+	return PART;
 }
 
 struct extension {
 	__u8 next, length;		/* in 8 bytes, without the first 8 */
-	__be16 offset;			/* of a fragment header */
-	__u32 rest;
+	__be16 offset;			/* of a fragment header: and whether there are more */
+	__u32 rest;			/* of a fragment header: the packet's id */
 };
 
 INLINE int is_extension(__u8 next)
@@ -166,6 +173,7 @@ INLINE int is_extension(__u8 next)
 INLINE int read_extensions(struct cursor *c, __u8 next, struct packet *p)
 {
 	const struct cursor first = *c;
+	int whole = STEER;
 	__u64 size = 0;
 
 #pragma unroll
@@ -177,17 +185,22 @@ INLINE int read_extensions(struct cursor *c, __u8 next, struct packet *p)
 		e = take(c, sizeof(*e));
 		if (!e)
 			return REASON_SHORT;
-		if (next == IPPROTO_FRAGMENT && e->offset & be16(0xfff9))
-			return REASON_FRAGMENT;	/* more to come, or not the first */
 		size += sizeof(*e) + (next == IPPROTO_FRAGMENT ? 0 : e->length * 8);
+		if (next == IPPROTO_FRAGMENT && e->offset & be16(0xfff9)) {
+			p->id = e->rest;	/* more fragments, or not the first */
+			p->offset = be16(e->offset) >> 3;
+			whole = PART;
+		}
 		next = e->next;
+		if (whole == PART && p->offset)
+			break;	/* what follows is data */
 	}
 	if (is_extension(next) || size > EXTENSION_BYTES)
 		return REASON_TOO_MANY_PARTS;
 	*c = first;
 	skip(c, size, EXTENSION_BYTES);
 	p->protocol = next;
-	return STEER;
+	return whole;
 }
 
 /* Fills in what the IPv6 header says; the cursor goes behind its extensions. */

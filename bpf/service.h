@@ -11,6 +11,7 @@
 #pragma once
 
 #include "encap.h"
+#include "fragment.h"
 #include "icmp.h"
 #include "protect.h"
 
@@ -127,6 +128,18 @@ INLINE __u32 unsettled(const struct flow *f, __u32 taker, __u32 settled)
 	}
 	b = backend_of(settled);
 	return b && b->flags & BACKEND_KEEPS ? settled : taker;
+}
+
+/* All fragments of a packet go where the first goes, which has the ports. */
+INLINE __u32 unsettled_part(const struct flow *f, __u32 taker, __u32 settled)
+{
+	__u32 number;
+
+	if (f->later)
+		return who_has_part(f->part);
+	number = unsettled(f, taker, settled);
+	remember_part(f->part, number);
+	return number;
 }
 
 INLINE void count_traffic(__u32 number, const struct flow *f)
@@ -310,7 +323,8 @@ __attribute__((noinline)) int serve(struct xdp_md *ctx, struct flow *f)
 		return leave(REASON_NO_BACKEND);
 	number = *place & 0xffff;
 	if (unlikely(*place >> 16) && f->protocol == IPPROTO_TCP)
-		number = unsettled(f, number, *place >> 16 & 0xffff);
+		number = f->part ? unsettled_part(f, number, *place >> 16 & 0xffff) :
+				   unsettled(f, number, *place >> 16 & 0xffff);
 	b = backend_of(number);
 	if (!b || !number)
 		return leave(REASON_NO_BACKEND);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "encap.h"
+#include "fragment.h"
 
 /*
  * Whether a segment belongs to the connection that rests here in TIME_WAIT: it
@@ -55,6 +56,8 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 
 	if (p->protocol != IPPROTO_TCP)
 		return 1;
+	if (unlikely(p->part) && !p->tcp)
+		return who_has_part(p->part) == SELF;
 	if (p->dst.word[2] == MAPPED) {
 		size = sizeof(tuple.ipv4);
 		tuple.ipv4.saddr = p->src.word[3];
@@ -69,8 +72,10 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 		tuple.ipv6.dport = p->dport;
 	}
 	sk = bpf_skc_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
+	if (!sk) {
+		found_part(p, 0);
 		return 0;
+	}
 	found = sk->state != BPF_TCP_LISTEN;
 	if (unlikely(p->kind == KIND_SYN))
 		found = sk->state == BPF_TCP_NEW_SYN_RECV;
@@ -81,6 +86,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 	else if (found && p->tcp)
 		found = is_expected(sk, p->tcp);
 	bpf_sk_release(sk);
+	found_part(p, found);
 	return found;
 }
 

@@ -20,7 +20,10 @@ func (d *Datapath) Explain(t lb.Tuple) Explanation {
 	}
 	e.explainVIP(d.steering.VIPs)
 	if e.VIP != nil {
-		e.Row = rowOf(hash)
+		e.Row = rowOf(rowHash(d.steering, t))
+		if takesFragments(d.steering, t.Dst.Addr()) {
+			e.say("it takes fragments: ports play no part in its rows, all flows of %s share one", t.Src.Addr())
+		}
 		e.explainChain(d)
 	}
 	if e.VIP == nil || len(e.Chain) == 0 || e.Chain[0].Self {

@@ -17,9 +17,13 @@ func (e *Explanation) explainService(d *Datapath, hash uint64) bool {
 	vip := s.VIP
 	e.VIP, e.Service = &vip, s.Name
 	e.say("%s is service %s: packets go to its backends by %s", vip, s.Name, s.Forward)
-	if s.ByClient {
-		hash = clientHash(d.steering.Seed, e.Tuple.Src.Addr())
-		e.say("affinity client: all flows of %s share a place", e.Tuple.Src.Addr())
+	switch from := e.Tuple.Src.Addr(); {
+	case s.ByClient:
+		hash = clientHash(d.steering.Seed, from)
+		e.say("affinity client: all flows of %s share a place", from)
+	case takesFragments(d.steering, vip.Addr):
+		hash = clientHash(d.steering.Seed, from)
+		e.say("it takes fragments: ports play no part, all flows of %s share a place", from)
 	}
 	e.Row = rowOf(hash)
 	number := numbersOf(d.have)[lb.VIP{Addr: vip.Addr.Unmap(), Port: vip.Port, Protocol: vip.Protocol}]

@@ -53,7 +53,7 @@ func (d *Datapath) Holdings() (held []Holding, looked int, err error) {
 			return
 		}
 		looked++
-		i := c.needed(rowOf(flowHash(c.seed, t.Tuple)))
+		i := c.needed(rowOf(rowHash(c.steering, t.Tuple)))
 		if i <= 0 {
 			return
 		}
@@ -87,9 +87,9 @@ func (d *Datapath) Destroy(flows []Flow) (n int, err error) {
 
 // claims are the rows that each epoch gave to this node.
 type claims struct {
-	seed   [16]byte
-	epochs []claim
-	vips   map[netip.AddrPort]bool
+	steering lb.Steering
+	epochs   []claim
+	vips     map[netip.AddrPort]bool
 }
 
 type claim struct {
@@ -99,7 +99,7 @@ type claim struct {
 }
 
 func newClaims(s lb.Steering, boot lb.BootID, owners func(lb.Epoch) []int16) *claims {
-	c := &claims{seed: s.Seed, vips: map[netip.AddrPort]bool{}}
+	c := &claims{steering: s, vips: map[netip.AddrPort]bool{}}
 	for _, e := range s.Epochs {
 		self := slices.IndexFunc(e.Members, func(m lb.Member) bool { return m.Name == s.Self && m.Boot == boot })
 		c.epochs = append(c.epochs, claim{e.Digest(), owners(e), int16(self)})

@@ -18,6 +18,7 @@ type kernel struct {
 	rows     words // of the rows map, shared with the programs
 	node     words
 	peers    words
+	paths    words // path_mtus
 	vipTable words
 	backends words
 	backend  bool // this host is one of them
@@ -51,7 +52,7 @@ func (w words) unmap() error {
 }
 
 // asWords views a struct of the maps as the words it is stored in.
-func asWords[T bpf.Node | bpf.Peer | bpf.VIPEntry | bpf.Backend](v *T) []uint64 {
+func asWords[T bpf.Node | bpf.Peer | bpf.VIPEntry | bpf.Backend | bpf.PathMTU](v *T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(v)), unsafe.Sizeof(*v)/8)
 }
 
@@ -63,6 +64,9 @@ func (k *kernel) mapMemory() (err error) {
 		return err
 	}
 	if k.peers, err = mapWords(k.Peers); err != nil {
+		return err
+	}
+	if k.paths, err = mapWords(k.PathMtus); err != nil {
 		return err
 	}
 	if k.vipTable, err = mapWords(k.VipTable); err != nil {
@@ -85,7 +89,7 @@ func (k *kernel) startClock() error {
 }
 
 func (k *kernel) close() error {
-	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.vipTable.unmap(), k.closeServices(), k.Objects.Close())
+	return errors.Join(k.rows.unmap(), k.node.unmap(), k.peers.unmap(), k.paths.unmap(), k.vipTable.unmap(), k.closeServices(), k.Objects.Close())
 }
 
 // read returns what the maps hold.
@@ -239,6 +243,7 @@ func (k *kernel) putPeer(w write) {
 	if w.value != nil {
 		p.Address = w.value.(bpf.Address)
 	}
+	k.forgetPath(w.key.(uint32)) // it was of whoever had the index before
 	k.storePeer(w.key.(uint32), p)
 }
 

@@ -80,7 +80,7 @@ type Datapath struct {
 	derived   *derivation     // of the steering
 	writes    int             // made by the last Apply
 	unknown   map[string]bool // peers without a way, in words
-	slow      map[string]bool // peers that only the kernel can send to, in words
+	slow      map[string]bool // peers that only the kernel can send to, or through a narrow way, in words
 	mss       int             // that VIPs' listening sockets are limited to; 0: not
 	fabric    int             // the smallest MTU of the ways to peers; 0: no peers
 	trouble   []string        // what the last Apply could not do and need not

@@ -37,13 +37,39 @@ type modelFlow struct {
 	port    int
 	ingress *modelNode
 	owner   *modelNode
+	parts   bool // its segments come in fragments, to a VIP that takes them
+}
+
+func (f *modelFlow) client() netip.Addr {
+	if f.parts { // all flows of a client are in one row there
+		return netip.AddrFrom4([4]byte{198, 51, 100, byte(f.port)})
+	}
+	return netip.MustParseAddr(client4)
+}
+
+func (f *modelFlow) vip() netip.Addr {
+	if f.parts {
+		return any4.Addr
+	}
+	return vip4.Addr
 }
 
 func (f *modelFlow) frame(flags string) []byte {
-	return frame(eth(v4), ip4(client4, "192.0.2.10", layers.IPProtocolTCP), tcp(f.port, 80, flags), data(10))
+	return frame(eth(v4), ip4(f.client().String(), f.vip().String(), layers.IPProtocolTCP), tcp(f.port, 80, flags), data(10))
+}
+
+// frames are those of a segment: one, or its fragments in order.
+func (f *modelFlow) frames() [][]byte {
+	if f.parts {
+		return split(f.frame("A"), 24, uint32(f.port))
+	}
+	return [][]byte{f.frame("A")}
 }
 
 func (f *modelFlow) row() int {
+	if f.parts {
+		return rowOf(flowHash(seed, tuple(lb.TCP, f.client().String(), 0, f.vip().String(), 0)))
+	}
 	return rowOf(flowHash(seed, tuple(lb.TCP, client4, uint16(f.port), "192.0.2.10", 80)))
 }
 
@@ -73,8 +99,10 @@ func ownNetwork() error {
 	if err != nil {
 		return err
 	}
-	vip := &net.IPNet{IP: vip4.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}
-	return errors.Join(netlink.LinkSetUp(lo), netlink.AddrAdd(lo, &netlink.Addr{IPNet: vip}), netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Scope: unix.RT_SCOPE_LINK}))
+	vip := func(v lb.VIP) *netlink.Addr {
+		return &netlink.Addr{IPNet: &net.IPNet{IP: v.Addr.AsSlice(), Mask: net.CIDRMask(32, 32)}}
+	}
+	return errors.Join(netlink.LinkSetUp(lo), netlink.AddrAdd(lo, vip(vip4)), netlink.AddrAdd(lo, vip(any4)), netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}, Scope: unix.RT_SCOPE_LINK}))
 }
 
 func (n *modelNode) in(f func() error) (err error) {
@@ -96,8 +124,8 @@ func (n *modelNode) accept(f *modelFlow) error {
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 			unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1),
 			unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_REPAIR, 1),
-			unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 10}, Port: 80}),
-			unix.Connect(fd, &unix.SockaddrInet4{Addr: netip.MustParseAddr(client4).As4(), Port: f.port}))
+			unix.Bind(fd, &unix.SockaddrInet4{Addr: f.vip().As4(), Port: 80}),
+			unix.Connect(fd, &unix.SockaddrInet4{Addr: f.client().As4(), Port: f.port}))
 	})
 }
 
@@ -114,6 +142,7 @@ func (n *modelNode) learn(epochs []lb.Epoch, gone []string) {
 		}
 	}
 	s := steering(n.member)
+	s.Fragments = []netip.Addr{any4.Addr}
 	s.Epochs, s.Gone = n.known, gone
 	n.apply(s)
 }
@@ -253,10 +282,24 @@ func (m *model) deliver(f []byte, at *modelNode) (where *modelNode, reason lb.Re
 	return nil, ""
 }
 
+// deliverAll delivers a segment of a flow. All its fragments end where the first
+// does, or none of the others gets further than to be dropped on the way.
+func (m *model) deliverAll(f *modelFlow) (where *modelNode, reason lb.Reason) {
+	for i, part := range f.frames() {
+		at, why := m.deliver(part, f.ingress)
+		if i == 0 {
+			where, reason = at, why
+		} else if at != where {
+			m.t.Fatalf("the first fragment ended for %s, fragment %d for %s, elsewhere", reason, i, why)
+		}
+	}
+	return where, reason
+}
+
 // open begins a connection.
 func (m *model) open() {
 	m.ports++
-	f := &modelFlow{port: 1024 + m.ports%60000, ingress: m.draw(m.living(), "ingress")}
+	f := &modelFlow{port: 1024 + m.ports%60000, ingress: m.draw(m.living(), "ingress"), parts: rapid.Bool().Draw(m.t, "in fragments")}
 	where, reason := m.deliver(f.frame("S"), f.ingress)
 	want := owners(f.ingress.known, f.row(), nil)
 	if where == nil {
@@ -281,7 +324,7 @@ func (m *model) open() {
 // ingress sees other epochs than itself.
 func (m *model) talk() {
 	for _, f := range slices.Clone(m.flows) {
-		where, reason := m.deliver(f.frame("A"), f.ingress)
+		where, reason := m.deliverAll(f)
 		current := slices.Equal(digests(f.ingress.known), digests(m.newest(f.ingress.side)))
 		chain := owners(f.ingress.known, f.row(), m.gone(f.ingress.side))
 		known := slices.Contains(chain[:min(maxChain, len(chain))], f.owner.member.Name)

@@ -149,7 +149,7 @@ func (k *kernel) maps() map[string]*ebpf.Map {
 		"counters": k.Counters, "clock": k.Clock, "scratch": k.Scratch,
 		tableServices: k.Services, tableBackends: k.Objects.Backends, tableRings: k.Objects.Rings, tableSources: k.Sources, tableLimits: k.Limits, "senders": k.Senders, "told": k.Told,
 		"backend_index": k.BackendIndex, "flows": k.Flows, "traffic": k.Traffic,
-		"pulse": k.Pulse, "doubt": k.Doubt, "allowance": k.Allowance,
+		"path_mtus": k.PathMtus, "parts": k.Parts, "pulse": k.Pulse, "doubt": k.Doubt, "allowance": k.Allowance,
 		"sight": k.Sight, "shown": k.Shown, "filter": k.Filter, "drops": k.Drops, "sights": k.Sights,
 	}
 }

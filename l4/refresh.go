@@ -53,6 +53,9 @@ func (d *Datapath) refreshWays() bool {
 		case asked != nil:
 			d.unknown[asked.Error()] = true
 		}
+		if said := d.kernel.narrow(index, &p, monotonic()); said != "" {
+			d.slow[said] = true
+		}
 		if slices.Contains(d.down, address.Addr()) {
 			p.Flags |= bpf.PeerDown
 		}

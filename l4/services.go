@@ -34,8 +34,8 @@ func backendsOf(s lb.Steering) (n int) {
 
 // planServices numbers services and backends and turns the rings; it returns
 // the number of the service at each VIP.
-func (p *planner) planServices(services []lb.SteeredService, have tables, want *tables) (map[lb.VIP]uint32, error) {
-	if len(services) == 0 {
+func (p *planner) planServices(s lb.Steering, have tables, want *tables) (map[lb.VIP]uint32, error) {
+	if len(s.Services) == 0 {
 		clear(p.rings)
 		return nil, nil
 	}
@@ -43,16 +43,16 @@ func (p *planner) planServices(services []lb.SteeredService, have tables, want *
 	index := inverseBackends(have.backends)
 	free := freeNumbers(have.services, bpf.Services, 1)
 	freeBackend := freeNumbers(have.backends, bpf.Backends, 1)
-	for _, s := range services {
-		vip := lb.VIP{Addr: s.VIP.Addr.Unmap(), Port: s.VIP.Port, Protocol: s.VIP.Protocol}
+	for _, one := range s.Services {
+		vip := lb.VIP{Addr: one.VIP.Addr.Unmap(), Port: one.VIP.Port, Protocol: one.VIP.Protocol}
 		number := known[vip]
 		if number == 0 {
 			number, _ = free() // limits leave room for all
 		}
 		numbers[vip] = number
-		want.services[number] = serviceOf(s)
-		taken := make([]uint32, len(s.Backends)) // their numbers
-		for i, b := range s.Backends {
+		want.services[number] = serviceOf(one, takesFragments(s, vip.Addr))
+		taken := make([]uint32, len(one.Backends)) // their numbers
+		for i, b := range one.Backends {
 			at := backend{address: bpf.AddressOf(b.Address), service: number}
 			n, have := index[at]
 			if !have {
@@ -60,12 +60,12 @@ func (p *planner) planServices(services []lb.SteeredService, have tables, want *
 				index[at] = n
 			}
 			if _, twice := want.backends[n]; twice {
-				return nil, fmt.Errorf("service %s has backend %s twice", s.Name, b.Address)
+				return nil, fmt.Errorf("service %s has backend %s twice", one.Name, b.Address)
 			}
 			at.keeps = b.Keeps
 			taken[i], want.backends[n] = n, at
 		}
-		places := p.place(number, s.Backends)
+		places := p.place(number, one.Backends)
 		want.rings[number] = turned(have.rings[number], places, taken, want.backends)
 	}
 	return numbers, nil
@@ -95,9 +95,9 @@ func inverseBackends(have map[uint32]backend) map[backend]uint32 {
 	return index
 }
 
-func serviceOf(s lb.SteeredService) bpf.Service {
+func serviceOf(s lb.SteeredService, fragments bool) bpf.Service {
 	out := bpf.Service{Forward: map[string]uint8{"ipip": bpf.ForwardIPIP, "gue": bpf.ForwardGUE, "l2": bpf.ForwardL2}[s.Forward]}
-	if s.ByClient {
+	if s.ByClient || fragments { // ports play no part either way
 		out.Flags |= bpf.ServiceByClient
 	}
 	return out

@@ -27,10 +27,8 @@ var limits = []struct {
 	{"tags", 2, func(s lb.Steering) int { return len(s.Tags) }},
 }
 
-// missesPerTick is how many packets without a socket one CPU sends on to an
-// earlier owner, at most, in 250 ms. What drains a whole node needs stays far
-// below it; a scan with ACKs beyond it ends at the current owner.
-const missesPerTick = 250_000
+// ticksPerSecond is how often the programs' clock ticks.
+const ticksPerSecond = 4
 
 // A planner derives tables from a Steering. It keeps what is costly and what
 // must not change between two calls: the rows of each epoch.
@@ -70,7 +68,7 @@ func (p *planner) plan(s lb.Steering, have tables) (tables, error) {
 	}
 	planSources(s.Sources, &want)
 	want.limits = bpf.Limits{Packets: uint32(s.Limits.Packets), SYNs: uint32(s.Limits.SYNs)}
-	numbers, err := p.planServices(s.Services, have, &want)
+	numbers, err := p.planServices(s, have, &want)
 	if err != nil {
 		return tables{}, err
 	}
@@ -91,7 +89,10 @@ func (p *planner) planNode(s lb.Steering, have, want tables) bpf.Node {
 	if p.address.IsValid() {
 		n.Address = bpf.AddressOf(p.address)
 	}
-	n.OuterIP, n.Misses = 20, missesPerTick
+	n.OuterIP = 20
+	if s.Misses > 0 {
+		n.Misses = uint32(max(1, s.Misses/ticksPerSecond))
+	}
 	if p.address.Is6() {
 		n.OuterIP = 40
 	}
@@ -306,10 +307,31 @@ func portsOf(s lb.Steering, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP
 			port.Flags |= bpf.ServedWasHere
 		}
 		binary.BigEndian.PutUint16(port.Port[:], v.Port)
+		if v.Protocol == lb.UDP {
+			value.AnyUDP = port.Port
+		} else {
+			value.AnyTCP = port.Port
+		}
+		if takesFragments(s, v.Addr) {
+			value.Flags = bpf.VIPFragments
+		}
 		value.Ports++
 		served[address] = value
 	}
 	return served, nil
+}
+
+// takesFragments reports whether ports play no part in the rows of a VIP's packets.
+func takesFragments(s lb.Steering, vip netip.Addr) bool {
+	return slices.ContainsFunc(s.Fragments, func(a netip.Addr) bool { return a.Unmap() == vip.Unmap() })
+}
+
+// rowHash is the hash that chooses a flow's row; the slot goes by flowHash.
+func rowHash(s lb.Steering, t lb.Tuple) uint64 {
+	if takesFragments(s, t.Dst.Addr()) {
+		t.Src, t.Dst = netip.AddrPortFrom(t.Src.Addr(), 0), netip.AddrPortFrom(t.Dst.Addr(), 0)
+	}
+	return flowHash(s.Seed, t)
 }
 
 // freePlace returns a place in one of the address's two buckets that nobody

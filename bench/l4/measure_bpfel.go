@@ -29,6 +29,8 @@ const (
 	measureMapFrames         = "frames"
 	measureMapLimits         = "limits"
 	measureMapNode           = "node"
+	measureMapParts          = "parts"
+	measureMapPathMtus       = "path_mtus"
 	measureMapPeerIndex      = "peer_index"
 	measureMapPeers          = "peers"
 	measureMapPlan           = "plan"
@@ -148,6 +150,8 @@ type measureMapSpecs struct {
 	Frames         *ebpf.MapSpec `ebpf:"frames"`
 	Limits         *ebpf.MapSpec `ebpf:"limits"`
 	Node           *ebpf.MapSpec `ebpf:"node"`
+	Parts          *ebpf.MapSpec `ebpf:"parts"`
+	PathMtus       *ebpf.MapSpec `ebpf:"path_mtus"`
 	PeerIndex      *ebpf.MapSpec `ebpf:"peer_index"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	Plan           *ebpf.MapSpec `ebpf:"plan"`
@@ -215,6 +219,8 @@ type measureMaps struct {
 	Frames         *ebpf.Map `ebpf:"frames"`
 	Limits         *ebpf.Map `ebpf:"limits"`
 	Node           *ebpf.Map `ebpf:"node"`
+	Parts          *ebpf.Map `ebpf:"parts"`
+	PathMtus       *ebpf.Map `ebpf:"path_mtus"`
 	PeerIndex      *ebpf.Map `ebpf:"peer_index"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	Plan           *ebpf.Map `ebpf:"plan"`
@@ -258,6 +264,8 @@ func (m *measureMaps) Close() error {
 		m.Frames,
 		m.Limits,
 		m.Node,
+		m.Parts,
+		m.PathMtus,
 		m.PeerIndex,
 		m.Peers,
 		m.Plan,

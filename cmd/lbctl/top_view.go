@@ -248,15 +248,11 @@ func (m *top) arrow() string {
 func (m *top) footLines(width int, plain bool) []line {
 	var out []line
 	if len(m.packets) > 0 {
-		text := "packets/s"
+		parts := []string{"packets/s"}
 		for _, p := range m.packets {
-			part := fmt.Sprintf("  %s %s %s", p.state, p.name, amount(p.packets))
-			if width > 0 && len(text)+len(part) > width {
-				out, text = append(out, line{text: text}), "         "
-			}
-			text += part
+			parts = append(parts, fmt.Sprintf("%s %s %s", p.state, p.name, amount(p.packets)))
 		}
-		out = append(out, line{text: text})
+		out = append(out, line{text: strings.Join(parts, "  ")})
 	}
 	if plain {
 		return out

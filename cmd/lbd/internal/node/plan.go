@@ -124,6 +124,7 @@ func steering(f Facts) (lb.Steering, []string) {
 	notes = append(notes, serviceNotes(f)...)
 	s.Services = services(f)
 	s.Sources, s.Limits = protect(f.Config.Protect)
+	s.Misses, s.Fragments = f.Config.Protect.MissesPerSecond, fragments(f)
 	for _, l := range f.Config.Listeners {
 		if IsLocal(l.Bind.Addr(), f.Addresses) {
 			continue

@@ -110,6 +110,23 @@ func serviceNotes(f Facts) (notes []string) {
 	return notes
 }
 
+// fragments lists the VIPs that take them.
+func fragments(f Facts) (vips []netip.Addr) {
+	take := func(bind netip.AddrPort, what lb.Fragments) {
+		a := bind.Addr().Unmap()
+		if what == lb.FragmentsHash && !IsLocal(a, f.Addresses) && !slices.Contains(vips, a) {
+			vips = append(vips, a)
+		}
+	}
+	for _, l := range f.Config.Listeners {
+		take(l.Bind, l.Fragments)
+	}
+	for _, s := range f.Config.Services {
+		take(s.Bind, s.Fragments)
+	}
+	return vips
+}
+
 // protect says whose packets to VIPs are dropped.
 func protect(p lb.ProtectSettings) ([]lb.SteeredSource, lb.SourceLimits) {
 	var sources []lb.SteeredSource

@@ -81,3 +81,20 @@ func TestGossipAloneTakesNoConnectionsAway(t *testing.T) {
 		}
 	}
 }
+
+func TestFragmentsAreTakenWhereTheConfigurationSaysSo(t *testing.T) {
+	c := &lb.Config{
+		Protect: lb.ProtectSettings{MissesPerSecond: 77},
+		Listeners: []*lb.Listener{
+			{Bind: netip.MustParseAddrPort("192.0.2.10:80"), Fragments: lb.FragmentsHash},
+			{Bind: netip.MustParseAddrPort("192.0.2.10:81"), Fragments: lb.FragmentsHash},
+			{Bind: netip.MustParseAddrPort("192.0.2.11:80"), Fragments: lb.FragmentsDrop},
+			{Bind: netip.MustParseAddrPort("127.0.0.1:80"), Fragments: lb.FragmentsHash}, // no VIP
+		},
+		Services: []*lb.Service{{Bind: netip.MustParseAddrPort("[2001:db8::1]:53"), Protocol: "udp", Fragments: lb.FragmentsHash}},
+	}
+	s, _ := steering(Facts{Config: c})
+	if want := []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::1")}; !slices.Equal(s.Fragments, want) || s.Misses != 77 {
+		t.Errorf("fragments to %v, %d misses; want %v, 77", s.Fragments, s.Misses, want)
+	}
+}
