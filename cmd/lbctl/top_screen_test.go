@@ -172,3 +172,20 @@ func TestTopOnATerminal(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestPictureOfTop looks at a node that runs, under whatever load it has: LIVE_SOCKET
+// is its admin socket, ARTEFACTS where the picture goes.
+func TestPictureOfTop(t *testing.T) {
+	socket := os.Getenv("LIVE_SOCKET")
+	if socket == "" {
+		t.Skip("LIVE_SOCKET names no node")
+	}
+	w := onTerminal(t, 110, 24, exec.Command("lbctl", "--addr", socket, "top"))
+	w.until("rates", func(text string) bool { return rateOfAll.MatchString(text) })
+	time.Sleep(55 * time.Second) // for the curves
+	w.picture("top")
+	w.press("q")
+	if err := <-w.ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -197,6 +197,21 @@ func TestANarrowTerminalKeepsNames(t *testing.T) {
 	}
 }
 
+func TestPacketsTakeAsManyLinesAsTheyNeed(t *testing.T) {
+	m := looked()
+	m.packets = []rate{{state: "pass", name: "xdp_local", packets: 251}, {state: "pass", name: "xdp_not_vip", packets: 192}, {state: "send", name: "xdp_sent", packets: 3}}
+	var got []string
+	for _, l := range m.lines(60, 20) {
+		if strings.Contains(l.text, "xdp_") {
+			got = append(got, l.text)
+		}
+	}
+	want := []string{"packets/s  pass xdp_local 251  pass xdp_not_vip 192", "           send xdp_sent 3.0"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestCurvesShowTheLastLooks(t *testing.T) {
 	if got := curve([]float64{9, 0, 1, 4, 8}, 4); got != "_▁▄█" {
 		t.Errorf("got %q", got)

@@ -248,11 +248,15 @@ func (m *top) arrow() string {
 func (m *top) footLines(width int, plain bool) []line {
 	var out []line
 	if len(m.packets) > 0 {
-		parts := []string{"packets/s"}
+		text := "packets/s"
 		for _, p := range m.packets {
-			parts = append(parts, fmt.Sprintf("%s %s %s", p.state, p.name, amount(p.packets)))
+			part := fmt.Sprintf("  %s %s %s", p.state, p.name, amount(p.packets))
+			if width > 0 && len(text)+len(part) > width {
+				out, text = append(out, line{text: text}), "         "
+			}
+			text += part
 		}
-		out = append(out, line{text: strings.Join(parts, "  ")})
+		out = append(out, line{text: text})
 	}
 	if plain {
 		return out

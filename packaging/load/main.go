@@ -1,10 +1,11 @@
-// Command load asks one URL all the time, half of its clients over kept
-// connections and half over new ones, until it is terminated. It prints how many
+// Command load asks one URL all the time, or with pauses, half of its clients over
+// kept connections and half over new ones, until it is terminated. It prints how many
 // requests there were and how many failed; one that failed makes it exit 1.
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,8 +22,10 @@ const clients = 16
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "load URL")
+	pause := flag.Duration("pause", 0, "of each client between two requests")
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "load [-pause DURATION] URL")
 		os.Exit(2)
 	}
 	var l load
@@ -31,7 +34,8 @@ func main() {
 		c := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: i%2 == 0}}
 		work.Go(func() {
 			for ctx.Err() == nil {
-				l.once(c, os.Args[1])
+				l.once(c, flag.Arg(0))
+				time.Sleep(*pause)
 			}
 		})
 	}

@@ -61,8 +61,9 @@ func (b busy) Status(context.Context) (Status, error) {
 		Nodes: []Node{{Name: "edge-1", Self: true, State: "serving", Weight: 4, View: 0xbeef, InSync: true},
 			{Name: "edge-2", State: "serving", Weight: 4, View: 0xbeef, InSync: true, Address: "10.0.0.12"},
 			{Name: hostile, State: "suspect", Weight: 4, View: 0xbeee, Address: "10.0.0.13"}},
-		Problems: []Problem{{Subject: "pool shop", Text: "1 of 3 backends is down", Do: "lbctl why backend shop/10.0.1.2:8080"}},
-		Notes:    []string{}, Sources: []Source{},
+		Problems: []Problem{{Subject: "pool shop", Text: "1 of 3 backends is down", Do: "lbctl why backend shop/10.0.1.2:8080"},
+			{Subject: "config", Text: "is refused", Do: "mend it, then `lbctl config reload` or SIGHUP"}},
+		Notes: []string{}, Sources: []Source{},
 	}, nil
 }
 
@@ -247,6 +248,7 @@ func (b *browser) look(name string, width, height int, scheme string) {
 	b.t.Helper()
 	b.devtools("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}, nil)
 	b.devtools("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
+	b.run("scrollTo({ top: 0, behavior: 'instant' })", nil)
 	var wide float64
 	for range 50 { // graphs follow a change of size
 		b.run("return document.documentElement.scrollWidth - innerWidth", &wide)
@@ -355,6 +357,11 @@ func TestTheDashboardAnswersTheFiveQuestionsAndRunsNoName(t *testing.T) {
 		}
 	}
 
+	var commands []string
+	if b.run("return [...document.querySelectorAll('#problems code')].map(e => e.textContent)", &commands); strings.Join(commands, "|") != "lbctl why backend shop/10.0.1.2:8080|lbctl config reload" {
+		t.Errorf("commands in the problems: %q", commands)
+	}
+
 	var title string
 	var images int
 	b.run("return document.title", &title)
@@ -382,7 +389,7 @@ func TestPicturesOfALiveNode(t *testing.T) {
 	}
 	b := newBrowser(t)
 	b.must("/url", map[string]any{"url": url}, nil)
-	b.until("a minute of graphs", "charts.requests.data[0].length >= 45")
+	b.until("half a minute of graphs", "charts.requests && charts.requests.data[0].length >= 30")
 	b.look("dashboard", 1280, 900, "light")
 	b.look("dashboard-dark", 1280, 900, "dark")
 	b.look("dashboard-phone", 390, 844, "light")

@@ -23,6 +23,12 @@ function amount(n) {
   return n >= 100 || Number.isInteger(n) ? String(Math.round(n)) : n.toFixed(1);
 }
 
+function bytes(n) {
+  if (!isFinite(n)) return "-";
+  for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]) if (n >= size) return (n / size).toFixed(1) + " " + unit;
+  return Math.round(n) + " B";
+}
+
 function duration(seconds) {
   if (seconds === null || seconds === undefined || !isFinite(seconds)) return "-";
   if (seconds < 0.001) return Math.round(seconds * 1e6) + " µs";
@@ -50,6 +56,12 @@ function tone(state) {
   return bad.includes(state) ? "bad" : "warn";
 }
 
+// advice sets commands apart: what stands in backticks, else from lbctl to the end.
+function advice(text) {
+  const parts = text.includes("`") ? text.split("`") : [text.split(/\blbctl /)[0], text.slice(text.split(/\blbctl /)[0].length)];
+  return parts.filter(Boolean).map((part) => (parts.indexOf(part) % 2 ? element("code", part) : part));
+}
+
 // table fills a table: heads are [title, kind], cells texts or [text, class].
 function table(id, heads, rows, empty) {
   const t = $(id);
@@ -68,6 +80,7 @@ function table(id, heads, rows, empty) {
       const [text, className] = Array.isArray(cell) ? cell : [cell, ""];
       const td = element("td", String(text), [heads[i][1] || "", className].join(" ").trim());
       td.dataset.head = heads[i][0];
+      if (String(text).includes("\n")) td.classList.add("lines");
       if (text === "-" || text === "") td.classList.add("nothing");
       tr.append(td);
     });
@@ -148,7 +161,7 @@ function chart(id, names) {
     width: Math.max(200, place.clientWidth), height: 170, series, cursor: { drag: { x: false, y: false } },
     scales: { y: { range: (u, low, high) => [0, Math.max(1, (high || 0) * 1.15)] } },
     legend: { markers: { width: 1 } }, fmtDate: () => (d) => clockTime(d),
-    axes: [{ ...axis, space: 80, values: (u, list) => list.map((t) => clockTime(new Date(t * 1000))) }, { ...axis, size: 48, values: (u, list) => list.map(amount) }],
+    axes: [{ ...axis, space: 80, size: 28, values: (u, list) => list.map((t) => clockTime(new Date(t * 1000))) }, { ...axis, size: 48, values: (u, list) => list.map(amount) }],
   }, [[], ...names.map(() => [])], place);
   charts[id] = { u, data: [[], ...names.map(() => [])], names, place };
 }
@@ -189,9 +202,8 @@ function show(now) {
 
   $("problems").hidden = !degraded;
   $("problem-list").replaceChildren(...s.problems.map((p) => {
-    const advice = p.do || "", command = advice.indexOf("lbctl ");
-    const li = element("li", `${p.subject} ${p.text}${advice ? " \u2192 " : ""}${command < 0 ? advice : advice.slice(0, command)}`);
-    if (command >= 0) li.append(element("code", advice.slice(command)));
+    const li = element("li", `${p.subject} ${p.text}`);
+    if (p.do) li.append(" \u2192 ", ...advice(p.do));
     return li;
   }));
 
@@ -209,7 +221,7 @@ function show(now) {
     ["Backends up", `${now.backends.length - down} of ${now.backends.length}`, down ? "warn" : ""],
     ["Fast path", s.fastpath.mode, s.fastpath.mode === "off" ? "soft" : ""]]);
 
-  table("exposed-table", [["Listener"], ["Address"], ["Protocol"], ["Scope"], ["Slots live", "number"], ["Connections", "number"]],
+  table("exposed-table", [["Listener"], ["Address", "span"], ["Protocol"], ["Scope"], ["Slots live", "number"], ["Connections", "number"]],
     s.listeners.map((l) => [l.name, l.bind, l.protocol, l.scope, [`${l.live} of ${l.slots}`, l.live < l.slots ? "bad" : ""], amount(l.connections)])
       .concat(s.services.map((v) => [v.name, v.bind, v.protocol, "packets, " + v.forward, [`${v.usable} of ${v.backends}`, v.usable ? "" : "bad"], "-"])), "nothing is exposed");
   const f = s.fastpath;
@@ -227,13 +239,14 @@ function show(now) {
   }
   table("traffic-table", [["Listener"], ["Requests/s", "number"], ["Errors/s", "number"], ["p50", "number"], ["p99", "number"], ["In/s", "number"], ["Out/s", "number"], ["Requests", "number"]],
     [...flows.entries()].map(([name, r]) => [name, amount(r.requests), [amount(r.errors), r.errors > 0 ? "bad" : ""], duration(percentile(r.buckets, 0.5)), duration(percentile(r.buckets, 0.99)),
-      amount(r.bytesIn) + "B", amount(r.bytesOut) + "B", amount(r.flow.requests)]), "no listener");
+      bytes(r.bytesIn), bytes(r.bytesOut), amount(r.flow.requests)]), "no listener");
 
   const pools = new Map(s.pools.map((p) => [p.name, p]));
-  table("routes-table", [["#", "number"], ["Match", "wide"], ["Filters"], ["To", "wide"], ["Usable", "number"]],
+  table("routes-table", [["#", "number"], ["Match", "wide"], ["Filters", "span"], ["To", "wide"], ["Usable", "number"]],
     s.routes.map((r) => {
-      const p = pools.get(r.target.replace(/^pool /, ""));
-      return [r.index, r.match, (r.filters || []).join(", ") || "-", r.target, p ? [`${p.usable} of ${p.backends}`, p.usable < p.backends ? "bad" : "good"] : "-"];
+      const to = r.target.replace(/^(pool|split) /, "").split(" ").map((name) => pools.get(name) || pools.get(name.replace(/:\d+$/, ""))).filter(Boolean);
+      const tone = to.some((p) => !p.usable) ? "bad" : to.some((p) => p.usable < p.backends) ? "warn" : "good";
+      return [r.index, r.match, (r.filters || []).join(", ") || "-", r.target, to.length ? [to.map((p) => `${p.usable} of ${p.backends}`).join(", "), tone] : "-"];
     }), "no route: every request is answered 404");
 
   const order = (b) => (bad.includes(b.state) ? 0 : b.state === "up" ? 2 : 1);
@@ -245,10 +258,10 @@ function show(now) {
         r ? amount(r.requests) : "-", r ? [amount(r.errors), r.errors > 0 ? "bad" : ""] : "-", r ? duration(percentile(r.buckets, 0.99)) : "-"];
     }), "no backend");
 
-  table("nodes-table", [["Node", "wide"], ["State"], ["Sync"], ["Weight", "number"], ["View"], ["Connections", "number"], ["Address"]],
+  table("nodes-table", [["Node", "wide"], ["State"], ["Sync"], ["Weight", "number"], ["View"], ["Connections", "number"], ["Address", "span"]],
     s.nodes.map((n) => [n.name + (n.self ? " (this)" : ""), [n.state, tone(n.state)], [n.in_sync || n.self ? "in sync" : "out of sync", n.in_sync || n.self ? "good" : "bad"],
       n.weight, n.view ? n.view.toString(16) : "-", n.connections === undefined ? "-" : amount(n.connections), n.address || "-"]));
-  table("workers-table", [["Worker"], ["State"], ["PID", "number"], ["Slots"], ["Version"], ["For", "number"], ["Restarts", "number"], ["Detail", "wide"]],
+  table("workers-table", [["Worker"], ["State"], ["PID", "number"], ["Slots"], ["Version", "span"], ["For", "number"], ["Restarts", "number"], ["Detail", "wide"]],
     s.workers.map((w) => [w.name, [w.state, tone(w.state)], w.pid, (w.slots || []).join(" ") || "-", w.version || "-", ago(w.since, clock), [w.restarts, w.restarts ? "warn" : ""], w.detail || ""]));
   before = now;
 }
@@ -280,7 +293,7 @@ function folded(list) {
 }
 
 function showEvents() {
-  table("events-table", [["Time"], ["Event"], ["Of", "wide"], ["Detail", "wide"]],
+  table("events-table", [["Time"], ["Event", "span"], ["Of", "wide"], ["Detail", "wide"]],
     folded(events).map(({ e, n }) => [clockTime(new Date(e.time)), e.kind, e.subject, [e.reason, e.detail].filter(Boolean).join(": ") + (n > 1 ? ` (${n} times)` : "")]), "nothing yet");
 }
 
