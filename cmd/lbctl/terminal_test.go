@@ -208,6 +208,13 @@ func (w *terminal) text() string {
 	return s.String()
 }
 
+// taken reports whether the program's own screen shows, and the cursor.
+func (w *terminal) taken() (other, cursor bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.other, w.cursor
+}
+
 // until waits for what the screen shall show.
 func (w *terminal) until(what string, holds func(text string) bool) {
 	w.t.Helper()
