@@ -107,22 +107,21 @@ func waited(n uintptr, errno syscall.Errno) (int, error) {
 	return 0, fmt.Errorf("wait for events: %w", errno)
 }
 
-// rawRead reads without telling the scheduler: fd must be non-blocking.
-func rawRead(fd int, p []byte) (int, syscall.Errno) {
-	p = p[:min(len(p), MaxIO)]
-	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
-		if errno != unix.EINTR {
-			return int(n), errno
-		}
-	}
+// rawRead reads from a socket. recv and send cost some percent less than read
+// and write, which go through the file layer's position lock first.
+func rawRead(fd int, p []byte) (int, syscall.Errno) { return raw(unix.SYS_RECVFROM, fd, p, 0) }
+
+// rawWrite writes to a socket.
+func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+	return raw(unix.SYS_SENDTO, fd, p, unix.MSG_NOSIGNAL)
 }
 
-// rawWrite writes without telling the scheduler: fd must be non-blocking.
-func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+// raw is a call that moves bytes, without telling the scheduler: fd must be
+// non-blocking.
+func raw(call uintptr, fd int, p []byte, flags uintptr) (int, syscall.Errno) {
 	p = p[:min(len(p), MaxIO)]
 	for {
-		n, _, errno := syscall.RawSyscall6(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+		n, _, errno := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}
