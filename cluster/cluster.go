@@ -6,7 +6,7 @@
 // Start at Cluster.Run, then view.go for the rules. gossip.go opens memberlist;
 // send.go is what goes out, receive.go what comes in, by its kind, delegate.go what
 // memberlist asks of us and tells of members. No other file knows it, but for
-// cut.go, which loses messages in tests.
+// cut.go, which loses messages in tests, and Options.
 package cluster
 
 import (
@@ -21,6 +21,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/memberlist"
 
 	"github.com/cirque-lb/lb"
 )
@@ -45,6 +47,8 @@ type Options struct {
 	Reaches func(netip.AddrPort) bool
 	Log     *slog.Logger   // default: discarded
 	Notify  func(lb.Event) // told of members and epochs from one goroutine; nil: nobody
+
+	transport memberlist.NodeAwareTransport // instead of sockets, for tests with a clock of their own
 }
 
 // MemberState is what gossip says of a node.

@@ -62,13 +62,11 @@ func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
 	g.nodes.Store(1)
 	g.queue = &memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: func() int { return int(g.nodes.Load()) }}
 	logger := log.New(&refusals{cluster: c}, "", 0)
-	transport, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
-		BindAddrs: []string{o.Bind.Addr().String()}, BindPort: int(o.Bind.Port()), Logger: logger,
-	})
+	transport, port, err := o.open(logger)
 	if err != nil {
 		return err
 	}
-	g.address = o.advertised(transport.GetAutoBindPort())
+	g.address = o.advertised(port)
 	config := g.config(o, t)
 	config.Logger = logger
 	config.Transport = transport
@@ -83,6 +81,20 @@ func (c *Cluster) openGossip(t timing, wrap wrapTransport) error {
 		return errors.Join(err, transport.Shutdown())
 	}
 	return nil
+}
+
+// open binds the sockets, unless a test has something in their place.
+func (o Options) open(logger *log.Logger) (memberlist.NodeAwareTransport, int, error) {
+	if o.transport != nil {
+		return o.transport, int(o.Bind.Port()), nil
+	}
+	sockets, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+		BindAddrs: []string{o.Bind.Addr().String()}, BindPort: int(o.Bind.Port()), Logger: logger,
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return sockets, sockets.GetAutoBindPort(), nil
 }
 
 // advertised is what peers dial when port is the one we listen on.

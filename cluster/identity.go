@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/cirque-lb/lb"
 )
 
 // Whoever holds the cluster's key may speak, but only for itself. What a member
@@ -211,4 +213,37 @@ func (c *Cluster) freeFor(name string) time.Duration {
 		since = p.since
 	}
 	return time.Since(since)
+}
+
+// unforged is epochs without those that would become current and have somebody
+// who is here, in the same life, at another address than it says itself, signed.
+// Whom an epoch lists, and with which weight, any member may say: who is listed
+// wrongly sets it right by the next epoch. But nobody sends another's flows
+// elsewhere. Who is meant takes the epoch in, to mint the next one: so all agree
+// in the end, whoever took it before.
+func (c *Cluster) unforged(epochs []lb.Epoch) (rest []lb.Epoch, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range epochs {
+		if name, forged := c.forgedLocked(e); forged {
+			err = fmt.Errorf("epoch %d@%s has %s at another address: %w", e.Counter, e.Origin, name, errForged)
+			continue
+		}
+		rest = append(rest, e)
+	}
+	return rest, err
+}
+
+func (c *Cluster) forgedLocked(e lb.Epoch) (name string, forged bool) {
+	v := c.view
+	if e.Compare(v.current()) < 0 {
+		return "", false
+	}
+	for _, m := range e.Members {
+		p := v.peers[m.Name]
+		if _, signs := c.identity.pins[m.Name]; signs && p.here() && m.Boot == p.Boot && m.Address != p.Address {
+			return m.Name, true
+		}
+	}
+	return "", false
 }

@@ -181,19 +181,23 @@ func (g *gossip) asked(body []byte) error {
 
 func (g *gossip) received(body []byte) error {
 	epochs, err := decodeEpochs(body)
-	if err == nil {
-		g.cluster.learn(epochs)
+	if err != nil {
+		return err
 	}
+	epochs, err = g.cluster.unforged(epochs)
+	g.cluster.learn(epochs)
 	return err
 }
 
 func (g *gossip) receivedList(body []byte) error {
 	l, err := decodeList(body)
-	if err == nil {
-		g.cluster.adopt(l)
-		g.cluster.learn(l.Epochs)
-		g.ask(l.Said, l.From)
+	if err != nil {
+		return err
 	}
+	l.Epochs, err = g.cluster.unforged(l.Epochs)
+	g.cluster.adopt(l)
+	g.cluster.learn(l.Epochs)
+	g.ask(l.Said, l.From)
 	return err
 }
 

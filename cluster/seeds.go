@@ -13,7 +13,7 @@ import (
 
 const (
 	dialsAtOnce = 8
-	slowest     = 5 * time.Second // between two dials of one target: a heal is found within it
+	slowest     = 2 * time.Second // between two dials of one target: a heal is found within it
 	maxTargets  = 256
 	resolveTime = 2 * time.Second
 )
