@@ -273,7 +273,7 @@ type Node struct {
 	Listed      bool      `json:"listed"` // owns rows in the current epoch
 	Weight      int       `json:"weight"`
 	View        uint16    `json:"view,omitempty"`
-	InSync      bool      `json:"in_sync"`              // its view and its objects are ours
+	InSync      bool      `json:"in_sync"`              // its current epoch and its objects are ours
 	Generation  string    `json:"generation,omitempty"` // that runs there
 	Document    string    `json:"document,omitempty"`   // the edit of the cluster's document that runs there
 	Drift       *Drift    `json:"drift,omitempty"`      // the document that cannot be built there

@@ -8,10 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/node"
-	"github.com/google/go-cmp/cmp"
 )
 
 const shop = `
@@ -133,6 +134,13 @@ func TestTheNodesOfACluster(t *testing.T) {
 	want := []string{"edge-1 serving in sync", "edge-2 serving in sync", "edge-3 draining differs", "edge-4 dead differs"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("nodes (-want +got):\n%s", d)
+	}
+	// Earlier epochs are forgotten by each in its time: that is not out of sync.
+	s.Peers[1].View = view + 1
+	epoch := s.Epochs[0].Digest()
+	s.Standings = map[string]node.Standing{"edge-1": {Epoch: epoch}, "edge-2": {Epoch: epoch}, "edge-3": {Epoch: epoch + 1}, "edge-4": {Epoch: epoch}}
+	if all := nodesOf(s, lb.Stats{}); !all[1].InSync || all[2].InSync || all[3].InSync {
+		t.Errorf("with another past edge-2 is in sync: %v; with another present edge-3: %v; when it is dead edge-4: %v", all[1].InSync, all[2].InSync, all[3].InSync)
 	}
 	if f := fastpathOf(s); f.Epoch != "7@edge-2" || f.View != view {
 		t.Errorf("fast path %+v", f)

@@ -287,12 +287,22 @@ func nodesOf(s *node.Snapshot, stats lb.Stats) []admin.Node {
 			Weight: p.Weight, View: p.View, InSync: p.View == view, Since: p.Since,
 		}
 		if theirs, said := s.Standings[p.Name]; said {
-			one.InSync = one.InSync && theirs.Drift == nil && theirs.Objects == own.Objects
+			one.InSync = p.State == "alive" && agree(theirs, own, one.InSync)
 			standing(&one, theirs)
 		}
 		all = append(all, one)
 	}
 	return all
+}
+
+// agree reports whether a peer has our current epoch and our objects. Views differ
+// a while longer: each node forgets earlier epochs when it needs them no more.
+func agree(theirs, own node.Standing, views bool) bool {
+	epochs := views
+	if theirs.Epoch != 0 && own.Epoch != 0 { // older nodes do not say it
+		epochs = theirs.Epoch == own.Epoch
+	}
+	return epochs && theirs.Drift == nil && theirs.Objects == own.Objects
 }
 
 // standing fills in what a node says of its configuration.

@@ -16,9 +16,10 @@ import (
 
 // How the document of a cluster gets here.
 const (
-	rebuildAgain  = 15 * time.Second // after a document that cannot be built here
-	verdictTime   = 5 * time.Second  // that an edit waits for the other nodes
-	standingPart  = "config"         // of what a node says of itself
+	rebuildFirst  = time.Second     // after a document that cannot be built here, doubled each time
+	rebuildMost   = 5 * time.Second // up to this, or four times what the last try took
+	verdictTime   = 5 * time.Second // that an edit waits for the other nodes
+	standingPart  = "config"        // of what a node says of itself
 	maxDriftBytes = 600
 )
 
@@ -66,6 +67,7 @@ type Standing struct {
 	Document Generation `json:"document,omitzero"` // the edition; none when the file owns
 	Objects  string     `json:"objects"`           // a digest of their text
 	Drift    *Drift     `json:"drift,omitempty"`
+	Epoch    uint64     `json:"epoch,omitempty"` // a digest of the current one: whom it has flows go to
 	Trial    bool       `json:"trial,omitempty"` // it is not yet anybody else's
 	Follows  bool       `json:"follows"`         // it takes the cluster's document
 
@@ -93,7 +95,8 @@ type replica struct {
 	drift   *Drift
 	refused string // the seal of what the drift is about
 	again   time.Time
-	offered string // the seal of what the cluster was given
+	delay   time.Duration // before again
+	offered string        // the seal of what the cluster was given
 	said    []byte
 	lost    []Document // not yet in the history
 }
@@ -189,6 +192,7 @@ func (n *Node) wants(d Document) bool {
 func (n *Node) bring(d Document) {
 	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
 	defer cancel()
+	began := n.o.Now()
 	_, err := n.change(ctx, edit{action: fmt.Sprintf("%s on %s", d.Action, d.Generation.Node), Asked: Asked{By: d.By}, from: &d, next: func(now running) (source, error) {
 		next := now.source
 		next.owner, next.objects, next.edited, next.edition = OwnedDocument, d.Text, "document "+d.Generation.String(), d.edition()
@@ -202,11 +206,21 @@ func (n *Node) bring(d Document) {
 		}
 		fresh := r.refused != d.Seal
 		r.drift, r.refused = &Drift{d.Generation, driftText(err)}, d.Seal
-		r.again = n.o.Now().Add(rebuildAgain)
+		r.tryAgain(fresh, began, n.o.Now())
 		if fresh {
 			n.event(lb.Event{Kind: "config.drift", Subject: d.Generation.String(), Detail: fmt.Sprintf("it cannot be built here, so generation %s runs: %s", n.running.generation, firstLine(r.drift.Text))})
 		}
 	})
+}
+
+// tryAgain sets when a document that could not be built is tried again: soon, as
+// what was in its way may be over, and then less often.
+func (r *replica) tryAgain(fresh bool, began, now time.Time) {
+	r.delay = min(2*r.delay, rebuildMost)
+	if fresh {
+		r.delay = rebuildFirst
+	}
+	r.again = now.Add(max(r.delay, 4*now.Sub(began)))
 }
 
 // driftText is an error's lines up to its verdict on what runs.
@@ -274,6 +288,9 @@ func (n *Node) stand() {
 	s := Standing{Runs: r.generation, Owner: r.owner, Objects: r.objectsDigest(), Drift: n.replica.drift, Trial: r.trial != nil, Follows: r.follows()}
 	if r.owner == OwnedDocument {
 		s.Document = r.edition.Generation
+	}
+	if epochs := n.o.Cluster.Epochs(); len(epochs) > 0 {
+		s.Epoch = epochs[0].Digest()
 	}
 	body, err := json.Marshal(s)
 	if err != nil || bytes.Equal(body, n.replica.said) {

@@ -167,7 +167,7 @@ func clusterProblems(s *Snapshot) []Problem {
 			met = met || p.State == "alive" || p.State == "left"
 		}
 		if p.State == "dead" || p.State == "suspect" {
-			all = append(all, Problem{"node " + p.Name, "does not answer gossip", "look at that host and the network between"})
+			all = append(all, Problem{"node " + p.Name, "does not answer gossip", "look at that host, the network between and its cluster.key_file"})
 		}
 	}
 	if seeds := otherSeeds(s.Config.Cluster); !met && len(seeds) > 0 {
