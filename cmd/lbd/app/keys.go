@@ -110,11 +110,20 @@ func (r *keyring) next(had []cluster.Key, o admin.KeyOrder) ([]cluster.Key, erro
 
 func short(key string) string { return key[:min(len(key), 16)] }
 
-// who lists the nodes that are here and whose rings are so.
+// who lists the nodes whose rings are so. One that is away with the keys of then
+// counts, unless it said good-bye: with another key it could not come back.
 func (r *keyring) who(so func([]string) bool) (names []string) {
+	states := map[string]cluster.MemberState{}
+	for _, m := range r.cluster.Members() {
+		states[m.Name] = m.State
+	}
 	for _, one := range r.cluster.KeyRings() {
-		if one.Alive && len(one.Names) > 0 && so(one.Names) {
+		switch state := states[one.Member]; {
+		case len(one.Names) == 0 || !so(one.Names):
+		case state == cluster.Alive:
 			names = append(names, one.Member)
+		case state == cluster.Dead:
+			names = append(names, one.Member+" (away)")
 		}
 	}
 	return names

@@ -2,8 +2,6 @@ package app
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,9 +12,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cirque-lb/lb/cluster"
 )
 
 var kills = flag.Int("kills", 8, "how often lbd is killed while its state changes")
@@ -24,13 +25,16 @@ var kills = flag.Int("kills", 8, "how often lbd is killed while its state change
 // ledger is what a node was told, and whether it said that it has it.
 type ledger struct {
 	site     *site
-	document int  // the newest that was acknowledged
-	drained  bool // the backend, as was acknowledged
-	key      []string
+	document int      // the newest that was acknowledged
+	drained  bool     // the backend, as was acknowledged
+	keys     []string // the cluster's, the one that signs first, as was acknowledged
+	older    string   // the key that the rotation under way takes away
+	steps    int      // of rotations, acknowledged
 
 	// What is under way: it may be there after a kill, or not.
 	nextDocument int
 	nextDrained  bool
+	nextKeys     []string
 }
 
 // objects is the n-th document: one route tells which it is.
@@ -95,21 +99,67 @@ func (l *ledger) change(kind int) error {
 		}
 		l.drained = l.nextDrained
 	default:
-		if err := l.rotate(); err != nil {
-			return err
-		}
-		return l.call("POST", "/v1/config/reload", "")
+		return l.rotate()
 	}
 	return nil
 }
 
-// rotate puts a new key before the one in use.
+// rotate takes the next step of a rotation: another key is added, used, and then
+// the old one is removed.
 func (l *ledger) rotate() error {
-	key := make([]byte, 32)
-	rand.Read(key)
-	l.key = append([]string{hex.EncodeToString(key)}, l.key[:min(len(l.key), 1)]...)
-	path := filepath.Join(l.site.dir, "key")
-	return errors.Join(os.WriteFile(path+".new", []byte(strings.Join(l.key, "\n")+"\n"), 0o600), os.Rename(path+".new", path))
+	action, key := "add", ""
+	switch {
+	case len(l.keys) == 1:
+		key, l.older = cluster.NewKey().String(), l.keys[0]
+		l.nextKeys = []string{l.keys[0], key}
+	case l.keys[0] == l.older:
+		action, key = "use", keyName(l.keys[1])
+		l.nextKeys = []string{l.keys[1], l.keys[0]}
+	default:
+		action, key = "remove", keyName(l.keys[1])
+		l.nextKeys = l.keys[:1]
+	}
+	if err := l.call("POST", "/v1/cluster/keys", fmt.Sprintf(`{"action":%q,"key":%q}`, action, key)); err != nil {
+		return err
+	}
+	l.keys = l.nextKeys
+	l.steps++
+	return nil
+}
+
+func keyName(text string) string {
+	keys, err := cluster.ParseKeys([]byte(text))
+	if err != nil {
+		panic(err) // it is one of ours
+	}
+	return keys[0].Name()
+}
+
+// ring is the keys of a node that was started again: what it opens messages with
+// has to be what its file has.
+func (l *ledger) ring() ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(l.site.dir, "key"))
+	if err != nil {
+		return nil, err
+	}
+	in := strings.Fields(string(text))
+	r, err := l.site.admin().Get("http://lbd/v1/cluster/keys")
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	var rings []struct{ Keys []string }
+	if err := json.NewDecoder(r.Body).Decode(&rings); err != nil || len(rings) != 1 {
+		return nil, fmt.Errorf("the rings are %v, %v", rings, err)
+	}
+	var names []string
+	for _, key := range in {
+		names = append(names, keyName(key))
+	}
+	if !slices.Equal(names, rings[0].Keys) {
+		return nil, fmt.Errorf("the file has the keys %v, lbd has %v", names, rings[0].Keys)
+	}
+	return in, nil
 }
 
 // found is what a node that was started again has: the newest document as it
@@ -167,7 +217,8 @@ func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
 	t.Logf("seed %d", seed)
 	s := newSite(t)
 	l := &ledger{site: s}
-	if err := errors.Join(l.rotate(), os.WriteFile(s.file(), []byte(l.settings()+l.objects(0)), 0o644)); err != nil {
+	l.keys = []string{cluster.NewKey().String()}
+	if err := errors.Join(os.WriteFile(filepath.Join(s.dir, "key"), []byte(l.keys[0]+"\n"), 0o600), os.WriteFile(s.file(), []byte(l.settings()+l.objects(0)), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	c := s.start()
@@ -183,7 +234,7 @@ func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
 			c.Process.Kill()
 			close(killed)
 		}(c, time.Duration(random.Int64N(int64(60*time.Millisecond))))
-		l.nextDocument, l.nextDrained = l.document, l.drained
+		l.nextDocument, l.nextDrained, l.nextKeys = l.document, l.drained, l.keys
 		for kind := random.IntN(3); ; kind++ {
 			if err := l.change(kind); err != nil {
 				break
@@ -193,20 +244,23 @@ func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
 		<-killed
 		c = s.restart(c)
 		document, drained, err := l.found()
-		switch {
+		ring, err2 := l.ring()
+		switch err := errors.Join(err, err2); {
 		case err != nil:
 			t.Fatalf("kill %d: %v", k+1, err)
+		case !slices.Equal(ring, l.keys) && !slices.Equal(ring, l.nextKeys):
+			t.Fatalf("kill %d: the keys are %v, %v were acknowledged", k+1, ring, l.keys)
 		case document != l.document && document != l.nextDocument:
 			t.Fatalf("kill %d: document %d runs, %d was acknowledged and %d under way", k+1, document, l.document, l.nextDocument)
 		case drained != l.drained && drained != l.nextDrained:
 			t.Fatalf("kill %d: drained %v, %v was acknowledged", k+1, drained, l.drained)
 		}
-		if document != l.document || drained != l.drained {
+		if document != l.document || drained != l.drained || !slices.Equal(ring, l.keys) {
 			open++
 		}
-		l.document, l.drained = document, drained
+		l.document, l.drained, l.keys = document, drained, ring
 	}
 	traffic.endUnfailed(t)
-	t.Logf("%d kills: %d changes acknowledged, none lost; %d more were made that nobody was told of; %d requests, %d failed",
-		*kills, made, open, traffic.sent.Load(), traffic.failed.Load())
+	t.Logf("%d kills: %d changes acknowledged, %d of them steps of key rotations, none lost; %d more were made that nobody was told of; %d requests, %d failed",
+		*kills, made, l.steps, open, traffic.sent.Load(), traffic.failed.Load())
 }
