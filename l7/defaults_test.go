@@ -51,7 +51,7 @@ func TestDefaults(t *testing.T) {
 		"replayed body":        {replayLimit, 64 << 10},
 		"connections, backend": {int64(connections.PerBackend), 1024},
 		"pending":              {int64(connections.Pending), 128},
-		"idle":                 {int64(connections.Idle), 128},
+		"idle":                 {int64(connections.Idle), 1024},
 		"connections":          {int64(limits.Connections), 100_000},
 	} {
 		if n[0] != n[1] {

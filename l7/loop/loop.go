@@ -320,7 +320,7 @@ func (l *Loop) Post(f func()) {
 	l.posted = append(l.posted, f)
 	if len(l.posted) == 1 && l.wake >= 0 {
 		one := [8]byte{1}
-		raw(unix.SYS_WRITE, l.wake, one[:], 0)
+		rawWrite(l.wake, one[:])
 	}
 }
 
@@ -330,7 +330,7 @@ type waker Loop
 func (w *waker) ready(uint32) {
 	l := (*Loop)(w)
 	var count [8]byte
-	raw(unix.SYS_READ, l.wake, count[:], 0)
+	raw(unix.SYS_READ, l.wake, count[:])
 	l.mu.Lock()
 	l.posted, l.taken = l.taken[:0], l.posted
 	l.mu.Unlock()
