@@ -16,7 +16,7 @@ lab: build ## as root: client, router, three nodes, three backends in namespaces
 	$(GO) run ./bench/lab $(if $(KEEP),-keep) $(if $(SMOKE),-smoke)
 
 consistency: build ## as root: what each change costs 2500 (CONNECTIONS) long-lived connections in the lab; ROWS=text,text, ROUNDS=n; 10 minutes
-	$(GO) build -trimpath -ldflags "-X github.com/cirque-lb/lb/l4.generation=v0" -o bin/lbd-other ./cmd/lbd
+	$(GO) build -trimpath -ldflags "-X github.com/cirque-lb/lb/l4.spare=8" -o bin/lbd-other ./cmd/lbd
 	$(GO) run ./bench/lab -consistency $(or $(CONNECTIONS),2500) $(if $(ROWS),-rows "$(ROWS)") $(if $(ROUNDS),-rounds $(ROUNDS))
 
 check: ## vet, staticcheck, gofmt

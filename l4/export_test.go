@@ -22,11 +22,13 @@ func ForgetWays(d *Datapath) {
 	}
 }
 
-// SetLayout makes this build one of another layout of the maps, until undone.
-func SetLayout(name string) (undo func()) {
-	was := thisLayout
-	thisLayout = func() string { return name }
-	return func() { thisLayout = was }
+// Widen makes this build one whose rows and peers have longer entries, until undone.
+func Widen() (undo func()) {
+	layout := thisLayout
+	spare = "8"
+	wide := layoutOfSpec()
+	thisLayout = func() string { return wide }
+	return func() { thisLayout, spare = layout, "" }
 }
 
 // Captures reports whether a Capture runs.
@@ -34,4 +36,11 @@ func Captures(d *Datapath) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.have.node.Flags&bpf.NodeCaptured != 0
+}
+
+// RefreshWays looks at the ways to peers now.
+func RefreshWays(d *Datapath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refreshWays()
 }

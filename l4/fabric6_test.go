@@ -8,10 +8,8 @@ import (
 	"github.com/cirque-lb/lb/l4"
 )
 
-func TestAFabricOfIPv6(t *testing.T) {
-	s := newSite(t, 2)
-	ingress, owner := s.nodes[0], s.nodes[1]
-	s.arriveAt(ingress)
+// overIPv6 gives the nodes IPv6 addresses to send each other packets at.
+func (s *site) overIPv6() {
 	for _, n := range s.nodes {
 		s.check(n.datapath.Close())
 		s.check(n.ns.Do(func() error { return l4.Detach(n.options) }))
@@ -19,6 +17,13 @@ func TestAFabricOfIPv6(t *testing.T) {
 		n.options.Address = n.member.Address
 		n.open()
 	}
+}
+
+func TestAFabricOfIPv6(t *testing.T) {
+	s := newSite(t, 2)
+	ingress, owner := s.nodes[0], s.nodes[1]
+	s.arriveAt(ingress)
+	s.overIPv6()
 	s.steer(s.only(owner))
 	for _, vip := range []netip.AddrPort{vip4, vip6} {
 		c := s.dial(vip)

@@ -30,6 +30,7 @@ type kernel struct {
 type words struct {
 	memory []byte
 	word   []uint64
+	entry  int // words of one
 }
 
 func mapWords(m *ebpf.Map) (words, error) {
@@ -38,7 +39,7 @@ func mapWords(m *ebpf.Map) (words, error) {
 	if err != nil {
 		return words{}, fmt.Errorf("mmap %s: %w", m, err)
 	}
-	return words{memory, unsafe.Slice((*uint64)(unsafe.Pointer(&memory[0])), size/8)}, nil
+	return words{memory, unsafe.Slice((*uint64)(unsafe.Pointer(&memory[0])), size/8), int(m.ValueSize()) / 8}, nil
 }
 
 func (w words) store(i int, v uint64) { atomic.StoreUint64(&w.word[i], v) }
@@ -96,7 +97,7 @@ func (k *kernel) close() error {
 func (k *kernel) read() (tables, error) {
 	t := newTables(make([]uint64, bpf.Rows))
 	for i := range t.rows {
-		t.rows[i] = k.rows.load(i)
+		t.rows[i] = k.rows.load(i * k.rows.entry)
 	}
 	for i, into := 0, asWords(&t.node); i < len(into); i++ {
 		into[i] = k.node.load(i)
@@ -160,7 +161,7 @@ func readMap[K comparable, V any](m *ebpf.Map, into map[K]V) error {
 func (k *kernel) put(w write, sockets map[uint64]int) error {
 	switch w.table {
 	case tableRows:
-		k.rows.store(int(w.key.(uint32)), w.value.(uint64))
+		k.rows.store(int(w.key.(uint32))*k.rows.entry, w.value.(uint64))
 	case tableNode:
 		k.storeNode(w.value.(bpf.Node))
 	case tablePeers:
@@ -234,8 +235,6 @@ func (k *kernel) putVIPEntry(w write) {
 	}
 }
 
-const peerWords = int(unsafe.Sizeof(bpf.Peer{}) / 8)
-
 // putPeer writes a peer whose way is not known yet: the kernel finds it until
 // the next refresh.
 func (k *kernel) putPeer(w write) {
@@ -251,7 +250,7 @@ func (k *kernel) putPeer(w write) {
 // expired first, and valid last.
 func (k *kernel) storePeer(index uint32, p bpf.Peer) {
 	const validUntil = int(unsafe.Offsetof(p.ValidUntil) / 8)
-	at := int(index) * peerWords
+	at := int(index) * k.peers.entry
 	words := asWords(&p)
 	same := true
 	for i, word := range words {

@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/cirque-lb/lb/bpf"
 )
 
 // A lbd whose maps are laid out otherwise makes its own beside those that are
@@ -20,10 +23,31 @@ import (
 // the rest while packets still go by the old programs; then each link gets the
 // new program in place of the old one, which no packet notices.
 
-// generation is what the layout alone does not show: the meaning of fields. A
-// variable, so that a build may give itself another one and be migrated to:
-// -ldflags "-X github.com/cirque-lb/lb/l4.generation=v3".
-var generation = "v2"
+// generation is what the layout alone does not show: the meaning of fields.
+const generation = "v2"
+
+// spare is how many bytes the entries of rows and peers have beyond what they
+// need. A variable, so that a build may have another layout and be migrated to:
+// -ldflags "-X github.com/cirque-lb/lb/l4.spare=8".
+var spare = ""
+
+// ownSpec is what this build loads.
+func ownSpec() (*ebpf.CollectionSpec, error) {
+	spec, err := bpf.Spec()
+	if err != nil || spare == "" {
+		return spec, err
+	}
+	more, err := strconv.ParseUint(spare, 10, 16)
+	if err != nil || more%8 != 0 {
+		return nil, fmt.Errorf("built with l4.spare=%q: that is no number of words", spare)
+	}
+	for _, name := range []string{tableRows, tablePeers} {
+		m := spec.Maps[name]
+		m.ValueSize += uint32(more)
+		m.Key, m.Value = nil, nil // the types that the kernel would compare with
+	}
+	return spec, nil
+}
 
 // layout names how the maps of a build are laid out.
 func layout(spec *ebpf.CollectionSpec) string {

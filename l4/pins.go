@@ -11,8 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/cirque-lb/lb/bpf"
 )
 
 // pins is the directory where the kernel keeps a datapath while no process
@@ -23,13 +21,15 @@ type pins struct{ dir string }
 // directory.
 func pinsIn(base string) pins { return pins{filepath.Join(base, thisLayout())} }
 
-var thisLayout = sync.OnceValue(func() string {
-	spec, err := bpf.Spec()
+var thisLayout = sync.OnceValue(layoutOfSpec)
+
+func layoutOfSpec() string {
+	spec, err := ownSpec()
 	if err != nil {
 		return generation // nothing will load, either
 	}
 	return layout(spec)
-})
+}
 
 func (p pins) mapPath(name string) string { return filepath.Join(p.dir, "map_"+name) }
 
@@ -83,7 +83,7 @@ func onBPFFS(path string) bool {
 // load loads the programs round the maps that are pinned, and pins the others.
 // It reports whether there were pinned maps.
 func (p pins) load() (*kernel, bool, error) {
-	spec, err := bpf.Spec()
+	spec, err := ownSpec()
 	if err != nil {
 		return nil, false, err
 	}
