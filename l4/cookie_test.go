@@ -30,6 +30,12 @@ func (n *node) answers() int {
 // synAck waits for the node's answer to a SYN of nobody's.
 func (s *site) synAck(fd int) layers.TCP {
 	s.t.Helper()
+	return s.sentToNobody(fd, "a SYN-ACK", func(t *layers.TCP) bool { return t.SYN && t.ACK })
+}
+
+// sentToNobody waits for a segment that the node sends to nobody.
+func (s *site) sentToNobody(fd int, what string, is func(*layers.TCP) bool) layers.TCP {
+	s.t.Helper()
 	b := make([]byte, 2048)
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		size, _, err := unix.Recvfrom(fd, b, 0)
@@ -37,11 +43,11 @@ func (s *site) synAck(fd int) layers.TCP {
 		p := gopacket.NewPacket(b[:size], layers.LayerTypeEthernet, gopacket.Default)
 		ip, _ := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
 		tcp, _ := p.Layer(layers.LayerTypeTCP).(*layers.TCP)
-		if ip != nil && tcp != nil && ip.DstIP.Equal(nobody.AsSlice()) && tcp.SYN && tcp.ACK {
+		if ip != nil && tcp != nil && ip.DstIP.Equal(nobody.AsSlice()) && is(tcp) {
 			return *tcp
 		}
 	}
-	s.t.Fatal("nobody answered the SYN")
+	s.t.Fatal("in vain: " + what)
 	return layers.TCP{}
 }
 

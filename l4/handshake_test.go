@@ -20,11 +20,17 @@ var nobody = netip.MustParseAddr("10.0.0.77")
 // sendRaw sends a segment of nobody's to the IPv4 VIP.
 func (s *site) sendRaw(port uint16, tcp layers.TCP) {
 	s.t.Helper()
+	s.sendData(port, tcp, "")
+}
+
+// sendData sends one with data.
+func (s *site) sendData(port uint16, tcp layers.TCP, data string) {
+	s.t.Helper()
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: nobody.AsSlice(), DstIP: vip4.Addr().AsSlice()}
 	tcp.SrcPort, tcp.DstPort, tcp.Window = layers.TCPPort(port), 80, 500
 	s.check(tcp.SetNetworkLayerForChecksum(ip))
 	b := gopacket.NewSerializeBuffer()
-	s.check(gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, &tcp))
+	s.check(gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, &tcp, gopacket.Payload(data)))
 	s.check(s.client.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -162,6 +163,20 @@ func fdOf(l net.Listener) (fd int) {
 	return fd
 }
 
+// rude has servers close their connections without reading what came.
+var rude atomic.Bool
+
+func awaitReadable(c *net.TCPConn) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Read(func(fd uintptr) bool {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK)
+		return n > 0 || err != unix.EAGAIN
+	})
+}
+
 // serve greets by its name and then sends back what it gets.
 func serve(l net.Listener, name string) {
 	for {
@@ -172,6 +187,10 @@ func serve(l net.Listener, name string) {
 		go func() {
 			defer c.Close()
 			fmt.Fprintln(c, name)
+			if rude.Load() {
+				awaitReadable(c.(*net.TCPConn))
+				return // with data that nobody has read: the kernel sends an RST
+			}
 			io.Copy(c, c)
 		}()
 	}

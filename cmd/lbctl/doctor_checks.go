@@ -36,6 +36,7 @@ func (c *ctl) examine(cmd *cobra.Command, file string, interfaces []string) []fi
 	found = append(found, p.kernel(), p.btf(), p.bpffs(), p.capabilities())
 	for _, name := range p.interfaces {
 		found = append(found, p.link(name)...)
+		found = append(found, p.offloads(name)...)
 	}
 	found = append(found, p.reversePath()...)
 	found = append(found, p.backlog(), p.files(), p.clock(), p.user())

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/cirque-lb/lb"
@@ -117,5 +118,34 @@ func TestDiagnosisTellsLackFromFault(t *testing.T) {
 	}
 	if err := diagnosis([]finding{bad("a", "b", "c"), {Result: "fail", lacks: true}}); !errors.As(err, &missing{}) {
 		t.Errorf("a lack: %v", err)
+	}
+}
+
+func TestDoctorFindsWhatTheCardDoesToFrames(t *testing.T) {
+	for _, c := range []struct {
+		sentence string
+		flags    uint32
+		vlans    bool
+		want     []string
+	}{
+		{"nothing", 0, true, nil},
+		{"LRO", mergesFrames, false, []string{"ethtool -K eth0 lro off"}},
+		{"tags are taken off, and nobody has any", stripsVLANs, false, nil},
+		{"tags are taken off", stripsVLANs, true, []string{"ethtool -K eth0 rxvlan off"}},
+		{"both", stripsVLANs | mergesFrames, true, []string{"ethtool -K eth0 lro off", "ethtool -K eth0 rxvlan off"}},
+	} {
+		var fixes []string
+		for _, f := range frameFindings("eth0", c.flags, c.vlans) {
+			fixes = append(fixes, f.Fix)
+		}
+		if !slices.Equal(fixes, c.want) {
+			t.Errorf("%s: %q, want %q", c.sentence, fixes, c.want)
+		}
+	}
+	if flags, err := cardFlags("lo"); err != nil || flags&mergesFrames != 0 {
+		t.Errorf("lo has the flags %#x, %v", flags, err)
+	}
+	if _, err := cardFlags("not-there"); err == nil {
+		t.Error("an interface that is not there has flags")
 	}
 }
