@@ -76,6 +76,7 @@ func backendTLSCases() []behaviour {
 		{name: "TLS 1.2 to a backend", do: toOrigin(func(o *originTLS) func(net.Conn) {
 			return o.proper(answer, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 })
 		}, get), want: []string{"200 nobody"}},
+		{name: "a backend that speaks no TLS, another host", only: true, do: speaking(answer, several("GET /tlstwo/ HTTP/1.1\r\nHost: a\r\n\r\n")), want: []string{"200 200 200 200"}},
 		{name: "a body until close_notify", do: speaking(untilClose(true), get), want: []string{"200 hello"}},
 		{name: "a body until a mere FIN", do: speaking(untilClose(false), status), want: []string{"200 cut "}},
 		{name: "a kept connection that the backend closes", do: speaking(once, again), want: []string{"200 200, 2 connections"}},
@@ -109,6 +110,13 @@ func proxyCases() []behaviour {
 		{name: "PROXY v2 with TLVs", do: client(v2(0x21, 0x11, "\xc0\x00\x02\x01\xc6\x33\x64\x02\x30\x39\x01\xbb\x04\x00\x01x")), want: []string{"200 192.0.2.1"}},
 		{name: "PROXY v2 LOCAL", do: client(v2(0x20, 0, "")), want: []string{"200 127.0.0.1"}},
 		{name: "PROXY v1 UNKNOWN", do: client("PROXY UNKNOWN\r\n"), want: []string{"200 127.0.0.1"}},
+		{name: "paths are made plain if that is wanted", only: true, do: behindProxy(line+"GET /a/../x/%2e/%79//z%2F?q=%79 HTTP/1.1\r\nHost: a\r\n\r\n", func(w *world, c *conn) string {
+			m := c.response("GET")
+			if got := w.requests(); len(got) == 1 {
+				return m.said() + " " + got[0].line
+			}
+			return m.said()
+		}), want: []string{"200 GET /x/y/z%2F?q=%79 HTTP/1.1"}},
 		{name: "a PROXY header is missing", do: closes(get + "\r\n"), want: refused},
 		{name: "a PROXY header that is not valid", do: closes("PROXY TCP4 192.0.2.1 198.51.100.2 12345\r\n" + get + "\r\n"), want: refused},
 		{name: "a PROXY header from who must not send one", do: raw(line + get + "\r\n"), want: []string{"400 close, up 0"}},

@@ -29,9 +29,10 @@ listeners:
   web: { bind: "127.0.0.1:{port}" }
   secure: { bind: "127.0.0.1:{secure}", protocol: https, tls: { certificates: [{ cert: "{pki}/a.pem", key: "{pki}/a.key" }, { cert: "{pki}/b.pem", key: "{pki}/b.key" }] } }
   mutual: { bind: "127.0.0.1:{mutual}", protocol: https, tls: { certificates: [{ cert: "{pki}/a.pem", key: "{pki}/a.key" }, { cert: "{pki}/b.pem", key: "{pki}/b.key" }], client_ca: "{pki}/clients.pem" } }
-  proxied: { bind: "127.0.0.1:{proxied}", proxy_protocol: { from: ["127.0.0.0/8"] } }
+  proxied: { bind: "127.0.0.1:{proxied}", proxy_protocol: { from: ["127.0.0.0/8"] }, normalize: true }
 routes:
   - { match: { path: /tls/ }, pool: tls }
+  - { match: { path: /tlstwo/ }, pool: tlstwo }
   - { match: { path: /two/ }, pool: two }
   - { match: { path: /none/ }, pool: none }
   - { match: { path: /hang/ }, pool: hang }
@@ -52,6 +53,9 @@ pools:
   h2: { backends: ["{backendh2}"], protocol: http2 }
   grpc: { backends: ["{backendgrpc}"], protocol: grpc }
   grpcdead: { backends: ["{dead}"], protocol: grpc }
+  tlstwo:
+    tls: { ca: "{pki}/servers.pem", server_name: origin.example, cert: "{pki}/lb.pem", key: "{pki}/lb.key" }
+    backends: ["{backendh2}", "{backendtls}"]
   tls:
     tls: { ca: "{pki}/servers.pem", server_name: origin.example, cert: "{pki}/lb.pem", key: "{pki}/lb.key" }
     connections: { connect_timeout: 1s }
