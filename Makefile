@@ -60,7 +60,7 @@ bench: build ## CPU per request beside nginx, HAProxy and a blind relay; ns per 
 	if [ -n "$(ONLY)" ]; then :; elif [ $$(id -u) = 0 ]; then $(MAKE) --no-print-directory bench-l4 || missed=1; else echo "ns per packet: skipped, needs root"; fi; \
 	exit $$missed
 
-behaviours: build ## what lbd, nginx and HAProxy do with 150 odd or hostile messages; PEER=nginx for one
+behaviours: build ## what lbd, nginx and HAProxy do with 200 odd or hostile messages; PEER=nginx for one
 	$(GO) run ./bench/behave $(if $(PEER),-peer $(PEER))
 
 h2spec: build ## the conformance tests of HTTP/2 on lbd, in clear text and over TLS

@@ -72,7 +72,9 @@ func (t *thread) dialH1(x *exchange, b *Backend) (*clientH1, error) {
 
 func (c *clientH1) dial() error {
 	e := c.endpoint
-	if err := c.conn.Dial(c.thread.loop, e.remote, c); err != nil {
+	to := e.remote
+	to.Known = c.x != nil && c.x.down.known()
+	if err := c.conn.Dial(c.thread.loop, to, c); err != nil {
 		return err
 	}
 	c.t = &c.conn

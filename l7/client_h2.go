@@ -89,7 +89,9 @@ func (t *thread) dialH2(e *endpoint, limits *lb.PoolLimits, g *groupH2) (*client
 	now := t.loop.Now()
 	c := &clientH2{thread: t, endpoint: e, group: g, limits: limits, born: now, heard: now, quiet: now}
 	c.maxAge = jittered(limits.MaxAge)
-	if err := c.socket.Dial(t.loop, e.remote, c); err != nil {
+	to := e.remote
+	to.Known = true // one connection serves many
+	if err := c.socket.Dial(t.loop, to, c); err != nil {
 		return nil, err
 	}
 	c.t = &c.socket

@@ -26,6 +26,7 @@ type downstream interface {
 	resumeBody()
 	buffered() int  // response bytes that the client has not taken yet
 	room() int      // response bytes that it is sure to take next
+	known() bool    // it has taken a response before
 	abort(e *Error) // no whole response: RST_STREAM, or close
 	done()          // the exchange is over
 }

@@ -107,6 +107,7 @@ func (copySink) pauseBody()               {}
 func (copySink) resumeBody()              {}
 func (copySink) buffered() int            { return 0 }
 func (copySink) room() int                { return bulk }
+func (copySink) known() bool              { return false }
 func (copySink) abort(*Error)             {}
 func (n copySink) done()                  { n.t.copies-- }
 

@@ -227,7 +227,7 @@ func TestMaxAgeIsSpread(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 50 {
 		on(l, func() {
-			x := l.proxy.threads[0].exchange(nil)
+			x := l.proxy.threads[0].exchange(copySink{})
 			x.session.Request = &Request{}
 			c, err := l.proxy.threads[0].dialH1(x, b)
 			if err != nil {

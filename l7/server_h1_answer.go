@@ -129,5 +129,7 @@ func (s *serverH1) buffered() int {
 
 func (s *serverH1) room() int { return s.t.Room() }
 
+func (s *serverH1) known() bool { return s.served > 1 }
+
 // abort: the response is not whole, and must not look so.
 func (s *serverH1) abort(*Error) { s.aborted = true }

@@ -31,6 +31,7 @@ type serverH2 struct {
 	narrow   int    // streams that began without a window
 	still    int    // streams that took nothing between the last two looks
 	stuck    int    // the more of both, as the thread knows it
+	took     bool   // a response, whole
 }
 
 // bulkH2 bounds a read: others wait while what may be thousands of frames are
@@ -196,6 +197,7 @@ func (c *serverH2) Closed(s *h2.Stream, err error) {
 	st := s.Owner.(*streamH2)
 	st.s = nil
 	st.closed()
+	c.took = c.took || err == nil
 	if st.x == nil {
 		c.put(st)
 		return

@@ -221,6 +221,8 @@ func (st *streamH2) buffered() int {
 	return n
 }
 
+func (st *streamH2) known() bool { return st.c.took }
+
 func (st *streamH2) room() int {
 	if st.s == nil {
 		return 0

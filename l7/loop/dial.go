@@ -31,15 +31,22 @@ type Remote struct {
 	Addr netip.AddrPort // not valid: Path
 	Path string         // of a unix socket
 	From netip.Addr     // of this host; not valid: the kernel chooses
+	// Known says that it is for somebody who has taken before what was sent: the
+	// kernel's want is not for him to wait for.
+	Known bool
 }
 
 // Dial starts to connect c. Connected is told later, never from within the call;
 // there is no time-out: Close ends the attempt.
 func (c *Conn) Dial(l *Loop, to Remote, d Dialer) error {
-	if l.dialed >= dialsPerTurn || !l.strain.mayDial() {
+	if l.dialed >= dialsPerTurn || !to.Known && !l.strain.mayDial() {
 		l.putOff++
 		*c = Conn{loop: l, user: d, fd: -1, index: l.putOff, made: connecting, span: firstRead}
-		l.dials = append(l.dials, dial{c, l.putOff, to})
+		queue := &l.dials
+		if to.Known {
+			queue = &l.known
+		}
+		*queue = append(*queue, dial{c, l.putOff, to})
 		return nil
 	}
 	return c.dial(l, to, d)
@@ -50,16 +57,21 @@ func (c *Conn) Dial(l *Loop, to Remote, d Dialer) error {
 // those who came after them need not.
 func (l *Loop) dialMore() {
 	l.dialed = 0
-	for len(l.dials) > 0 && l.dialed < dialsPerTurn {
-		last := len(l.dials) - 1
-		next := l.dials[last]
+	l.dialOf(&l.known)
+	l.dialOf(&l.dials)
+}
+
+func (l *Loop) dialOf(queue *[]dial) {
+	for len(*queue) > 0 && l.dialed < dialsPerTurn {
+		last := len(*queue) - 1
+		next := (*queue)[last]
 		c := next.conn
 		wanted := c.fd < 0 && !c.closed && c.index == next.number // else it was given up
-		if wanted && !l.strain.mayDial() {
+		if wanted && !next.to.Known && !l.strain.mayDial() {
 			return
 		}
-		l.dials[last] = dial{}
-		l.dials = l.dials[:last]
+		(*queue)[last] = dial{}
+		*queue = (*queue)[:last]
 		if wanted {
 			c.redial(next)
 		}

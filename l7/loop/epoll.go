@@ -77,7 +77,7 @@ func (l *Loop) wait() (int, error) {
 
 // unfinished reports whether the last turn left something to do.
 func (l *Loop) unfinished() bool {
-	return len(l.later) > 0 || len(l.dirty) > 0 || len(l.dials) > 0 && !l.strain.on()
+	return len(l.later) > 0 || len(l.dirty) > 0 || len(l.known) > 0 || len(l.dials) > 0 && l.strain.level() == wantNothing
 }
 
 // nap blocks shortly, without telling the scheduler. A stop of the world ends it

@@ -9,19 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kernelShort reports whether all sockets of this host together have more of the
-// kernel's memory for TCP than it regards as little: from there on it begins to
-// be sparing. Any thread may ask.
-var kernelShort = sync.OnceValue(func() func() bool {
+// kernelWants says how much of the kernel's memory for TCP all sockets of this
+// host together have. Any thread may ask.
+var kernelWants = sync.OnceValue(func() func() want {
 	usage, err := os.Open("/proc/net/sockstat")
 	if err != nil {
-		return func() bool { return false }
+		return func() want { return wantNothing }
 	}
 	most := kernelMost()
-	return func() bool {
+	return func() want {
 		var b [512]byte
 		n, _ := unix.Pread(int(usage.Fd()), b[:], 0)
-		return n > 0 && tcpPages(b[:n]) >= most
+		switch pages := tcpPages(b[:max(n, 0)]); {
+		case pages >= most:
+			return wantMuch
+		case pages >= most/2:
+			return wantLittle
+		}
+		return wantNothing
 	}
 })
 
@@ -34,7 +39,8 @@ func tcpPages(sockstat []byte) int64 {
 	return n
 }
 
-// kernelMost is the first number of tcp_mem, in pages; or what that is by
+// kernelMost is the first number of tcp_mem, in pages, above which the kernel may
+// become sparing; or what that is by
 // default, in a network namespace, where the kernel does not tell.
 func kernelMost() int64 {
 	text, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_mem")

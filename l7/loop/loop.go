@@ -61,6 +61,7 @@ type Loop struct {
 
 	dialed int    // connections begun in this turn
 	dials  []dial // those that have to wait for the next
+	known  []dial // of them, those for who is known
 	putOff uint32 // how often that was
 
 	strain strain
@@ -111,7 +112,7 @@ func New() (*Loop, error) {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
 	l := &Loop{epoll: epoll, wake: wake, start: epoch, stall: stallTimeout, input: make([]byte, MaxIO)}
-	l.strain.loop, l.strain.short = l, kernelShort()
+	l.strain.loop, l.strain.kernel = l, kernelWants()
 	l.wheel.init()
 	l.now = time.Since(epoch)
 	l.wheel.done = int64(l.now / Tick)

@@ -15,27 +15,43 @@ var ErrStrain = errors.New("peer does not read, and the kernel is short of memor
 // All sockets of a host share the kernel's memory for TCP, and when it is used up
 // segments are dropped, of whoever they are. A peer that asks for much and reads
 // nothing costs up to 3 MiB of it, most of that in the socket of a backend on the
-// same host, and itself a packet. So when a loop has many that are blocked, and
-// the kernel has little left, those that take nothing have to go sooner than
-// after stallTimeout, and what makes more of them, connections to backends, is
-// begun slowly meanwhile.
+// same host, and itself a packet. So when a loop has many that are stuck, and the
+// kernel has little left, they have to go sooner than after stallTimeout, and what
+// makes more of them, connections to backends, is begun slowly meanwhile.
 const (
-	strainFrom    = 32 // connections that are blocked: fewer do no harm
-	strainLook    = 100 * time.Millisecond
-	strainTime    = time.Second           // that a peer may take nothing, then
-	strainEach    = 16                    // end at a look, at least, or a quarter of all that are blocked
-	strainBetween = 10 * time.Millisecond // two connections to backends, then
-	strainAsk     = time.Millisecond      // between two looks at the kernel
+	strainFrom  = 32 // connections that are stuck: fewer do no harm
+	strainLook  = 100 * time.Millisecond
+	strainStuck = 100 * time.Millisecond // that a peer takes nothing: it may be stuck
+	strainTime  = time.Second            // it has to go
+	strainEach  = 16                     // end at a look, at least, or a quarter of all that are blocked
+	strainAsk   = time.Millisecond       // between two looks at the kernel
+	strainLong  = 5 * time.Second        // that the kernel had enough again, until that is believed
+)
+
+// strainBetween is the time between two connections to backends that begin, by
+// the kernel's want.
+var strainBetween = [...]time.Duration{wantCare: 2 * time.Millisecond, wantLittle: 10 * time.Millisecond, wantMuch: 100 * time.Millisecond}
+
+// want is how short of memory the kernel is.
+type want uint8
+
+const (
+	wantNothing want = iota
+	wantCare         // it had little a moment ago; what is under way will take some
+	wantLittle       // half of what it regards as little is in use
+	wantMuch         // it begins to be sparing
 )
 
 // strain is what a loop knows of it.
 type strain struct {
 	loop    *Loop
 	timer   Timer
-	blocked []*Conn     // accepted, and their peers do not keep up
-	short   func() bool // whether the kernel has little left
-	is      bool        // it had, when it was asked
+	blocked []*Conn // accepted, and their peers do not keep up
+	stuck   int     // of those, at the last look
+	kernel  func() want
+	wants   want // when it was asked
 	asked   time.Duration
+	wanted  time.Duration // when it last was so that something had to be done
 	dialed  time.Duration // when a connection to a backend was begun, then
 	ended   atomic.Uint64 // connections, so far
 }
@@ -65,23 +81,33 @@ func (s *strain) remove(c *Conn) {
 	s.blocked = s.blocked[:last]
 }
 
-// on reports whether it is so that something has to be done.
-func (s *strain) on() bool {
+// level is how much has to be done: while the kernel wants little, only if many
+// are known to be stuck.
+func (s *strain) level() want {
 	if len(s.blocked) < strainFrom {
-		return false
+		return wantNothing
 	}
-	if now := s.loop.now; now-s.asked >= strainAsk {
-		s.asked, s.is = now, s.short()
+	now := s.loop.now
+	if now-s.asked >= strainAsk {
+		s.asked, s.wants = now, s.kernel()
 	}
-	return s.is
+	switch {
+	case s.wants == wantMuch, s.wants == wantLittle && s.stuck >= strainFrom:
+		s.wanted = now
+		return s.wants
+	case s.wanted > 0 && now-s.wanted < strainLong:
+		return wantCare
+	}
+	return wantNothing
 }
 
 // mayDial reports whether a connection to a backend may begin now.
 func (s *strain) mayDial() bool {
-	if !s.on() {
+	level := s.level()
+	if level == wantNothing {
 		return true
 	}
-	if s.loop.now-s.dialed < strainBetween {
+	if s.loop.now-s.dialed < strainBetween[level] {
 		return false
 	}
 	s.dialed = s.loop.now
@@ -91,10 +117,11 @@ func (s *strain) mayDial() bool {
 // Expired looks at who is blocked.
 func (s *strain) Expired(*Timer) {
 	if len(s.blocked) < strainFrom {
+		s.stuck = 0
 		return // add sets it again
 	}
 	s.loop.Set(&s.timer, strainLook, s)
-	if s.on() {
+	if s.kernel() > wantNothing {
 		s.relieve()
 	}
 }
@@ -102,18 +129,20 @@ func (s *strain) Expired(*Timer) {
 // relieve ends some of those that take nothing, the longest first.
 func (s *strain) relieve() {
 	now := s.loop.now
+	s.stuck = 0
 	var idle []*Conn
 	for _, c := range s.blocked {
-		age := now - c.stall.since
-		if age < strainTime {
-			continue
-		}
-		acked := c.acked()
-		if int64(acked-c.stall.mark) >= s.loop.Least(age) {
+		acked, age := c.acked(), now-c.stall.since
+		switch {
+		case int64(acked-c.stall.mark) >= s.loop.Least(age):
 			c.stall.mark, c.stall.since = acked, now
 			continue
+		case age >= strainTime:
+			idle = append(idle, c)
 		}
-		idle = append(idle, c)
+		if age >= strainStuck {
+			s.stuck++
+		}
 	}
 	slices.SortFunc(idle, func(a, b *Conn) int { return cmp.Compare(a.stall.since, b.stall.since) })
 	for _, c := range idle[:min(len(idle), max(strainEach, len(s.blocked)/4))] {

@@ -28,7 +28,7 @@ func blockedOn(t *testing.T, l *Loop, n int) (all []*recorder, peers []net.Conn)
 		all = append(all, r)
 	}
 	on(t, l, func() {
-		l.strain.short = func() bool { return false } // whatever else runs on this host
+		l.strain.kernel = func() want { return wantNothing } // whatever else runs on this host
 		for _, r := range all {
 			r.conn.Write(make([]byte, 1<<20))
 		}
@@ -53,7 +53,7 @@ func TestWhenTheKernelIsShortWhoTakesNothingEnds(t *testing.T) {
 		if n := len(l.strain.blocked); n != many {
 			t.Errorf("%d of %d are left although the kernel is not short", n, many)
 		}
-		l.strain.short = func() bool { return true }
+		l.strain.kernel = func() want { return wantLittle }
 	})
 	// At fewer than strainFrom it is no strain any more.
 	for end := time.Now().Add(patience); ; time.Sleep(strainLook) {
@@ -93,7 +93,7 @@ func TestWhenTheKernelIsShortWhoTakesNothingEnds(t *testing.T) {
 }
 
 func TestWhenTheKernelIsShortConnectionsBeginSlowly(t *testing.T) {
-	const many = 12
+	const many = 5
 	l := running(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,32 +101,37 @@ func TestWhenTheKernelIsShortConnectionsBeginSlowly(t *testing.T) {
 	}
 	defer ln.Close()
 	addr := ln.Addr().(*net.TCPAddr).AddrPort()
-	how := make(chan error, many)
-	conns := make([]dialer, many)
+	how := make(chan error, many+1)
+	conns := make([]dialer, many+1)
 	all, _ := blockedOn(t, l, strainFrom)
 	began := time.Now()
 	on(t, l, func() {
 		for _, c := range l.strain.blocked {
 			c.stall.since = l.now + patience // they are not to end meanwhile
 		}
-		l.strain.short = func() bool { return true }
+		l.strain.kernel = func() want { return wantMuch }
 		l.strain.asked = -strainAsk
-		for i := range conns {
+		for i := range many {
 			conns[i].how = how
 			if err := conns[i].conn.Dial(l, Remote{Addr: addr}, &conns[i]); err != nil {
 				t.Error(err)
 			}
 		}
+		known := &conns[many]
+		known.how = how
+		if err := known.conn.Dial(l, Remote{Addr: addr, Known: true}, known); err != nil || known.conn.fd < 0 {
+			t.Errorf("who is known has to wait (%v)", err)
+		}
 		if len(l.dials) != many-1 {
 			t.Errorf("%d of %d wait", len(l.dials), many)
 		}
 	})
-	for range many {
+	for range many + 1 {
 		if err := wait(t, how); err != nil {
 			t.Error(err)
 		}
 	}
-	if d := time.Since(began); d < (many-1)*strainBetween {
+	if d := time.Since(began); d < (many-1)*strainBetween[wantMuch] {
 		t.Errorf("%d connections began within %v", many, d)
 	}
 	on(t, l, func() {
