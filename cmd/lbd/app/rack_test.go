@@ -122,7 +122,7 @@ type host struct {
 	skew   time.Duration
 }
 
-func newRack(t *testing.T, hosts int, random *rand.Rand) *rack {
+func newRack(t *testing.T, hosts int, random *rand.Rand) (*rack, cluster.Key) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to make network namespaces")
@@ -153,7 +153,7 @@ func newRack(t *testing.T, hosts int, random *rand.Rand) *rack {
 			t.Fatal(err)
 		}
 	}
-	return r
+	return r, key
 }
 
 func (r *rack) newHost(i int, key cluster.Key) *host {
@@ -336,7 +336,7 @@ func TestDaemonsOfARackHeal(t *testing.T) {
 	}
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	r := newRack(t, *partitionNodes, rand.New(rand.NewPCG(seed, 0)))
+	r, key := newRack(t, *partitionNodes, rand.New(rand.NewPCG(seed, 0)))
 	for _, h := range r.hosts {
 		if skewed := h.clock(); (skewed - h.skew).Abs() > 5*time.Second {
 			t.Errorf("%s says that it is %v from now, want %v", h.name, skewed, h.skew)
@@ -383,6 +383,7 @@ func TestDaemonsOfARackHeal(t *testing.T) {
 	}
 	away.daemon, killed.daemon = away.start(), killed.start()
 	t.Logf("one that was away and one that was killed caught up %v after their start", r.agree().Round(10*time.Millisecond))
+	r.rotate(key)
 	load.stop()
 	for i := range load.failed {
 		if n := load.failed[i].Load(); r.hosts[i] != away && n > 0 {
@@ -397,6 +398,55 @@ func TestDaemonsOfARackHeal(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests", load.total())
+}
+
+// rotate replaces the cluster's key, node by node, whatever their clocks say. The
+// last host is away while that ends: it is named, it cannot come back with the key
+// of then, both sides say so, and it is here again once it has the new one.
+func (r *rack) rotate(older cluster.Key) {
+	r.t.Helper()
+	ctx, newer := r.t.Context(), cluster.NewKey()
+	all := func(hosts []*host, o admin.KeyOrder) {
+		for _, h := range hosts {
+			h.until(o.Action+" on "+h.name, func() bool { return h.api().ChangeKey(ctx, o, admin.Ask{}) == nil })
+		}
+	}
+	here, away := r.hosts[:len(r.hosts)-1], r.hosts[len(r.hosts)-1]
+	for _, h := range here {
+		r.cut(len(here), slices.Index(r.hosts, h), true)
+	}
+	r.hosts[0].until(away.name+" is found dead", func() bool { return r.stateOf(away.name) == "dead" })
+	all(here, admin.KeyOrder{Action: "add", Key: newer.String()})
+	err := here[0].api().ChangeKey(ctx, admin.KeyOrder{Action: "use", Key: newer.Name()}, admin.Ask{})
+	if err == nil || !strings.Contains(err.Error(), away.name+" (away) would not understand us") {
+		r.t.Errorf("a key that %s does not have is used: %v", away.name, err)
+	}
+	all(here, admin.KeyOrder{Action: "use", Key: newer.Name(), Force: true})
+	all(here, admin.KeyOrder{Action: "remove", Key: older.Name(), Force: true})
+	r.heal()
+	for _, h := range []*host{here[0], away} {
+		h.until(h.name+" tells of another key", func() bool { return strings.Contains(h.kinds("gossip.refused")["wrong key"], "decrypt") })
+	}
+	if got := r.stateOf(away.name); got != "dead" {
+		r.t.Errorf("with the old key %s is %s", away.name, got)
+	}
+	all([]*host{away}, admin.KeyOrder{Action: "add", Key: newer.String()})
+	all([]*host{away}, admin.KeyOrder{Action: "use", Key: newer.Name(), Force: true})
+	all([]*host{away}, admin.KeyOrder{Action: "remove", Key: older.Name(), Force: true})
+	r.t.Logf("the key is another one on all, %v after the last had it", r.agree().Round(10*time.Millisecond))
+}
+
+func (r *rack) stateOf(name string) string {
+	s, err := r.hosts[0].api().Status(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n.State
+		}
+	}
+	return "unknown"
 }
 
 // accountForEdits wants of each edit that was acknowledged that the last one
