@@ -50,8 +50,8 @@ var floors = map[string]struct {
 
 	"cmd/lbd": {project: []string{"cmd/lbd/app", "l7/filter"}},
 	"cmd/lbd/app": {project: []string{".", "l4", "l7", "health", "cluster",
-		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/lbd/internal/discover", "cmd/internal/admin"}},
-	"cmd/lbctl": {project: []string{".", "cmd/internal/admin"}},
+		"cmd/lbd/internal/node", "cmd/lbd/internal/worker", "cmd/lbd/internal/discover", "cmd/internal/admin", "cmd/internal/manual"}},
+	"cmd/lbctl": {project: []string{".", "cmd/internal/admin", "cmd/internal/manual"}},
 }
 
 // roofless are trees that users read or run beside the product; they may

@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 func TestMain(m *testing.M) {
@@ -54,7 +55,7 @@ func TestLbctl(t *testing.T) {
 }
 
 // serve answers on an admin socket until stop.
-func serve(path string, n *fakeNode) (stop func(), err error) {
+func serve(path string, n admin.Control) (stop func(), err error) {
 	l, err := admin.Listen(path)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/cirque-lb/lb/cmd/internal/manual"
 )
 
 // version is set by the linker.
@@ -29,6 +31,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errs)
+	manual.Completion(root)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !c.began {
 		err = usage{err}

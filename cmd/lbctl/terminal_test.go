@@ -63,6 +63,17 @@ func blank(width int) []glyph {
 // onTerminal starts a program on a terminal of that size.
 func onTerminal(t *testing.T, width, height int, c *exec.Cmd) *terminal {
 	t.Helper()
+	w := &terminal{t: t, program: c, ended: make(chan error, 1), screen: newDisplay(width, height), cursor: true}
+	w.master = startOnTerminal(t, width, height, c)
+	go w.runReader()
+	go func() { w.ended <- c.Wait() }()
+	t.Cleanup(func() { c.Process.Kill(); w.master.Close() })
+	return w
+}
+
+// startOnTerminal gives the other end of the terminal.
+func startOnTerminal(t *testing.T, width, height int, c *exec.Cmd) *os.File {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Skipf("no pseudo-terminals here: %v", err)
@@ -70,6 +81,9 @@ func onTerminal(t *testing.T, width, height int, c *exec.Cmd) *terminal {
 	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
 	if err == nil {
 		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(height), Col: uint16(width)})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -79,17 +93,12 @@ func onTerminal(t *testing.T, width, height int, c *exec.Cmd) *terminal {
 		t.Fatal(err)
 	}
 	defer slave.Close()
-	w := &terminal{t: t, master: master, program: c, ended: make(chan error, 1), screen: newDisplay(width, height), cursor: true}
-	w.resize(width, height)
 	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go w.runReader()
-	go func() { w.ended <- c.Wait() }()
-	t.Cleanup(func() { c.Process.Kill(); master.Close() })
-	return w
+	return master
 }
 
 func (w *terminal) runReader() {

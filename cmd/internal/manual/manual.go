@@ -1,5 +1,6 @@
 // Package manual writes the manual of a command line out of its commands, as a
-// man page and as Markdown, so that neither can say what the program does not.
+// man page, as Markdown and as completions of shells, so that none can say what
+// the program does not.
 package manual
 
 import (

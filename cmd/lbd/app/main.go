@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cmd/internal/manual"
 	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 	"github.com/cirque-lb/lb/l7"
 )
@@ -47,7 +48,9 @@ func (c coded) Unwrap() error { return c.error }
 // filters that configurations may use.
 func Main(binary string, offered map[string]l7.Builder) {
 	version, filters = binary, offered
-	if err := newRoot().Execute(); err != nil {
+	root := newRoot()
+	manual.Completion(root)
+	if err := root.Execute(); err != nil {
 		text, code := explain(err)
 		fmt.Fprintln(os.Stderr, text)
 		os.Exit(code)
