@@ -6,13 +6,19 @@ import (
 	"encoding/hex"
 	"strings"
 
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 // clusterKey is a new key.
 type clusterKey struct {
 	Key string `json:"key"`
+}
+
+// keyOrdered is an order that was carried out; the key is nobody's business.
+type keyOrdered struct {
+	Action string `json:"action"`
 }
 
 func (c *ctl) cluster() *cobra.Command {
@@ -89,7 +95,5 @@ func (c *ctl) changeKey(cmd *cobra.Command, o admin.KeyOrder, done string) error
 	if err := c.client().ChangeKey(ctx, o, admin.Ask{}); err != nil {
 		return err
 	}
-	return c.verdict(struct {
-		Action string `json:"action"`
-	}{o.Action}, o.Action, "%s", done)
+	return c.verdict(keyOrdered{o.Action}, o.Action, "%s", done)
 }

@@ -3,18 +3,38 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/cirque-lb/lb/cmd/internal/admin/admintest"
 )
 
+// golden wants what a command printed in testdata/json; UPDATE=1 writes it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", "json", strings.NewReplacer(" ", "_", "/", "-", ":", "-").Replace(name)+".json")
+	if os.Getenv("UPDATE") != "" {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%s is another one than %s: %v\n%s", name, file, err, got)
+	}
+}
+
 // What -o json prints is as the published schema says, for every command that
-// has a result.
+// has a result, and as it was: a contract.
 func TestJSONIsAsItsSchemaSays(t *testing.T) {
+	now = func() time.Time { return long.Add(3 * time.Hour) }
+	t.Cleanup(func() { now = time.Now })
 	n := newFakeNode("document")
 	path := filepath.Join(t.TempDir(), "lbd.sock")
 	stop, err := serve(path, n)
@@ -24,6 +44,7 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 	defer stop()
 	document := filepath.Join("testdata", "document.yaml")
 	covered := map[string]bool{}
+	var ran []string
 	for _, c := range []struct {
 		schema string
 		args   []string
@@ -58,9 +79,27 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 		{"findings", []string{"doctor", "-c", document}},
 		{"version", []string{"version"}},
 		{"key", []string{"cluster", "key", "new"}},
+		{"service", []string{"service", "show", "dns"}},
+		{"workers", []string{"worker", "list"}},
+		{"crashes", []string{"worker", "crashes"}},
+		{"crash", []string{"worker", "crashes", "4710"}},
+		{"key-rings", []string{"cluster", "key", "list"}},
+		{"key-order", []string{"cluster", "key", "add", "-f", document}},
+		{"key-order", []string{"cluster", "key", "use", "4e5f6071", "--force"}},
+		{"key-order", []string{"cluster", "key", "remove", "0a1b2c3d"}},
+		{"applied", []string{"config", "confirm"}},
+		{"applied", []string{"config", "adopt"}},
+		{"applied", []string{"config", "rollback", "41@edge-1"}},
+		{"applied", []string{"backend", "add", "app/10.0.1.3:8080"}},
+		{"applied", []string{"backend", "set", "app/10.0.1.1:8080", "--weight", "3"}},
+		{"applied", []string{"config", "release", "--discard"}},
+		{"backend-order", []string{"backend", "undrain", "app/10.0.1.1:8080"}},
+		{"backend-order", []string{"backend", "disable", "app/10.0.1.1:8080"}},
+		{"listener-order", []string{"listener", "undrain", "web"}},
 	} {
 		covered[c.schema] = true
 		name := strings.Join(c.args, " ")
+		ran = append(ran, name)
 		var out, errs bytes.Buffer
 		if code := run(t.Context(), append(c.args, "--addr", path, "-o", "json"), strings.NewReader(""), &out, &errs); code != exitOK && c.schema != "findings" {
 			t.Errorf("%s: exit %d: %s", name, code, &errs)
@@ -78,13 +117,32 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 		for _, e := range admintest.Conforms(schema, schema, out.Bytes()) {
 			t.Errorf("%s: %s", name, e)
 		}
+		if !slices.Contains([]string{"findings", "version", "key"}, c.schema) { // of this host, of this build, another one each time
+			golden(t, name, out.Bytes())
+		}
 	}
 	covered["event"] = true // a line of events --watch: an element of events
+	for _, name := range results((&ctl{}).root()) {
+		if !slices.ContainsFunc(ran, func(args string) bool { return strings.HasPrefix(args+" ", name+" ") }) {
+			t.Errorf("what lbctl %s -o json prints has no schema here", name)
+		}
+	}
 	for _, name := range slices.Concat(admin.OutputNames(), keysOf(ownOutputs)) {
 		if !covered[name] {
 			t.Errorf("no command of this test prints %s", name)
 		}
 	}
+}
+
+// results are the commands that print a result of their own.
+func results(cmd *cobra.Command) (names []string) {
+	for _, sub := range cmd.Commands() {
+		names = append(names, results(sub)...)
+	}
+	if name := strings.TrimPrefix(cmd.CommandPath(), "lbctl "); !cmd.HasSubCommands() && name != "schema" && name != "capture" { // packets
+		names = append(names, name)
+	}
+	return names
 }
 
 func keysOf(m map[string]any) []string {

@@ -53,28 +53,36 @@ func TestRealDaemon(t *testing.T) {
 		WorkdirRoot:   dir,
 		UpdateScripts: os.Getenv("UPDATE") != "",
 		Setup:         r.setup,
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("no condition %s", name)
+			}
+			return os.Getuid() == 0, nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"status":  exits,
-			"backend": r.cmd((*rig).backend),
-			"port":    r.cmd((*rig).port),
-			"write":   r.cmd((*rig).write),
-			"start":   r.cmd((*rig).start),
-			"halt":    r.cmd((*rig).halt),
-			"crash":   r.cmd((*rig).crash),
-			"signal":  r.cmd((*rig).signal),
-			"fetch":   r.cmd((*rig).fetch),
-			"becomes": r.cmd((*rig).becomes),
-			"hold":    r.cmd((*rig).hold),
-			"release": r.cmd((*rig).release),
-			"lost":    r.cmd((*rig).lost),
-			"pids":    r.cmd((*rig).pids),
-			"await":   r.cmd((*rig).await),
-			"lint":    r.cmd((*rig).lint),
-			"match":   r.cmd((*rig).match),
-			"watch":   r.cmd((*rig).watch),
-			"name":    r.cmd((*rig).name),
-			"send":    r.cmd((*rig).send),
-			"within":  r.cmd((*rig).within),
+			"status":      exits,
+			"backend":     r.cmd((*rig).backend),
+			"port":        r.cmd((*rig).port),
+			"write":       r.cmd((*rig).write),
+			"start":       r.cmd((*rig).start),
+			"start-apart": r.cmd((*rig).startApart),
+			"pins":        r.cmd((*rig).pins),
+			"halt":        r.cmd((*rig).halt),
+			"crash":       r.cmd((*rig).crash),
+			"signal":      r.cmd((*rig).signal),
+			"fetch":       r.cmd((*rig).fetch),
+			"becomes":     r.cmd((*rig).becomes),
+			"hold":        r.cmd((*rig).hold),
+			"release":     r.cmd((*rig).release),
+			"lost":        r.cmd((*rig).lost),
+			"pids":        r.cmd((*rig).pids),
+			"await":       r.cmd((*rig).await),
+			"lint":        r.cmd((*rig).lint),
+			"match":       r.cmd((*rig).match),
+			"watch":       r.cmd((*rig).watch),
+			"name":        r.cmd((*rig).name),
+			"send":        r.cmd((*rig).send),
+			"within":      r.cmd((*rig).within),
 		},
 	})
 }
@@ -169,12 +177,24 @@ func (r *rig) write(args []string) {
 }
 
 // start FILE [DIR] runs lbd and returns when it serves; DIR is its run directory.
-func (r *rig) start(args []string) {
+func (r *rig) start(args []string) { r.run(args, r.lbd) }
+
+// startApart does so in a network of its own, which has eth0 with 10.0.0.1/24.
+func (r *rig) startApart(args []string) {
+	r.run(args, "unshare", "-n", "sh", "-ec", `ip link set lo up; ip link add eth0 type veth peer name other; ip addr add 10.0.0.1/24 dev eth0; ip link set other up; ip link set eth0 up; exec "$0" "$@"`, r.lbd)
+}
+
+// pins makes a name for pinned objects, $PINS, that no other run has.
+func (r *rig) pins([]string) {
+	r.ts.Setenv("PINS", fmt.Sprintf("/sys/fs/bpf/lbctl-test-%d", os.Getpid()))
+}
+
+func (r *rig) run(args []string, command ...string) {
 	dir := first(args[1:])
 	log, err := os.OpenFile(filepath.Join(r.work, "lbd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	r.ts.Check(err)
 	defer log.Close()
-	daemon := exec.Command(r.lbd, "run", "-c", r.ts.MkAbs(args[0]))
+	daemon := exec.Command(command[0], append(command[1:], "run", "-c", r.ts.MkAbs(args[0]))...)
 	daemon.Stdout, daemon.Stderr = log, log
 	r.ts.Check(daemon.Start())
 	r.daemons[dir] = daemon

@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 // ownOutputs are what lbctl itself makes, by name; the rest is the API's.
 var ownOutputs = map[string]any{
-	"findings": []finding{}, "version": versions{}, "key": clusterKey{},
+	"findings": []finding{}, "version": versions{}, "key": clusterKey{}, "key-order": keyOrdered{},
 	"backend-order": admin.BackendOrder{}, "node-order": admin.NodeOrder{}, "leave-order": admin.LeaveOrder{}, "listener-order": admin.ListenerOrder{}, "upgrade-order": admin.UpgradeOrder{},
 }
 

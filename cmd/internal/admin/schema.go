@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb"
 )
 
 // object is a JSON object of a schema.
@@ -93,6 +95,7 @@ func (s *schemas) structure(t reflect.Type) object {
 var outputs = map[string]any{
 	"status": Status{}, "listeners": []Listener{}, "routes": []Route{}, "pools": []Pool{}, "services": []Service{},
 	"nodes": []Node{}, "backends": []Backend{}, "certificates": []Certificate{}, "refusals": []Refusal{}, "story": Story{}, "traffic": Traffic{}, "explanation": Explanation{},
+	"service": Service{}, "workers": []Worker{}, "crashes": []lb.Crash{}, "crash": lb.Crash{}, "key-rings": []KeyRing{},
 	"event": Event{}, "events": []Event{}, "history": []Generation{}, "document": Document{}, "applied": Applied{},
 }
 
