@@ -98,6 +98,16 @@ func TestStatusSaysWhatIsExposedAndWhatIsBroken(t *testing.T) {
 	}
 }
 
+// A backend that this node alone finds down is a problem of the way there.
+func TestStatusSaysWhichBackendThisNodeAloneFindsDown(t *testing.T) {
+	got := statusOf(snapshot(t), lb.Stats{}, []node.Report{{ID: first, Alone: true, Last: []node.Probe{{Detail: "connect: no answer within 1s"}}}}, nil)
+	want := []admin.Problem{{Subject: "backend app/127.0.0.1:9001", Text: "is down as this node alone sees it: connect: no answer within 1s",
+		Do: "look at the network between this node and the backend: the others reach it"}}
+	if d := cmp.Diff(want, got.Problems); d != "" {
+		t.Errorf("problems (-want +got):\n%s", d)
+	}
+}
+
 // What operators chose is no problem; a pool that nobody serves is one.
 func TestOrdersAreNoProblemsButAnEmptyPoolIs(t *testing.T) {
 	s := snapshot(t)

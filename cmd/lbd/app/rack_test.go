@@ -385,6 +385,7 @@ func TestDaemonsOfARackHeal(t *testing.T) {
 	away.daemon, killed.daemon = away.start(), killed.start()
 	t.Logf("one that was away and one that was killed caught up %v after their start", r.agree().Round(10*time.Millisecond))
 	r.rotate(key)
+	r.lonely()
 	load.stop()
 	for i := range load.failed {
 		if n := load.failed[i].Load(); r.hosts[i] != away && n > 0 {
@@ -435,6 +436,34 @@ func (r *rack) rotate(older cluster.Key) {
 	all([]*host{away}, admin.KeyOrder{Action: "use", Key: newer.Name(), Force: true})
 	all([]*host{away}, admin.KeyOrder{Action: "remove", Key: older.Name(), Force: true})
 	r.t.Logf("the key is another one on all, %v after the last had it", r.agree().Round(10*time.Millisecond))
+}
+
+// lonely takes the way to a backend from one host: it says in its status that it
+// is alone with what it sees, and the others go on.
+func (r *rack) lonely() {
+	r.t.Helper()
+	h, port := r.hosts[1], 8000+len(r.backends)
+	subject := "backend app/" + r.backends[len(r.backends)-1]
+	problem := func(of *host) (text string) {
+		s, err := of.api().Status(r.t.Context())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for _, p := range s.Problems {
+			if p.Subject == subject {
+				text = p.Text
+			}
+		}
+		return text
+	}
+	h.space.do("ip rule add to 10.77.0.254 ipproto tcp dport %d blackhole", port)
+	h.until("it alone finds it down", func() bool { return strings.Contains(problem(h), "is down as this node alone sees it") })
+	if text := problem(r.hosts[0]); text != "" {
+		r.t.Errorf("%s finds that the %s %s", r.hosts[0].name, subject, text)
+	}
+	r.t.Logf("%s: %s %s", h.name, subject, problem(h))
+	h.space.do("ip rule del to 10.77.0.254 ipproto tcp dport %d blackhole", port)
+	h.until("it is up again", func() bool { return problem(h) == "" })
 }
 
 func (r *rack) stateOf(name string) string {
