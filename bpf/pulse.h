@@ -34,7 +34,8 @@ INLINE int answer_pulse(struct xdp_md *ctx, const struct node *node, const struc
 	message = take(&c, sizeof(*message));
 	if (!tunnel || !message || tunnel->gue.protocol != PULSE_QUESTION)
 		return leave(REASON_BAD_TUNNEL);
-	message->age = be32(beat->at ? (__u32)((clock->now - beat->at) / 1000000) : NEVER);
+	message->age = be32(!beat->at ? NEVER : clock->now <= beat->at ? 0 :
+			    (__u32)((clock->now - beat->at) / 1000000));
 	tunnel->gue.protocol = PULSE_ANSWER;
 	tunnel->path.view = node->view;
 	tunnel->path.tag = node->tag[0];

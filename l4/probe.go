@@ -258,6 +258,35 @@ func (u *unsettled) renew(n *bpf.Node, now uint64) {
 	u.extend(n, true, now)
 }
 
+// turning is how long ago a worker's loop turned at most, at a node that serves.
+const turning = 5 * time.Second
+
+// Turning lists the peers whose workers serve, by what their programs answer:
+// also when nothing else is heard of them.
+func (d *Datapath) Turning() (peers []netip.Addr) {
+	if d.prober == nil {
+		return nil
+	}
+	d.prober.mu.Lock()
+	defer d.prober.mu.Unlock()
+	for a, l := range d.prober.lives {
+		if l.heard && !l.silent() && l.workers >= 0 && l.workers < turning {
+			peers = append(peers, a)
+		}
+	}
+	slices.SortFunc(peers, netip.Addr.Compare)
+	return peers
+}
+
+// Pulse is the descriptor of the array where workers say that their loops turn;
+// 0: there is none. It is open until Close.
+func (d *Datapath) Pulse() int {
+	if d.kernel == nil {
+		return 0
+	}
+	return d.kernel.Pulse.FD()
+}
+
 // Silent lists the peers whose programs do not answer, either: they are dead,
 // or cut off.
 func (d *Datapath) Silent() []netip.Addr {

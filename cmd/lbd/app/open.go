@@ -92,6 +92,9 @@ func (d *daemon) open() error {
 	if d.path, pathless = d.openDatapath(); pathless != nil && c.Fastpath.Required {
 		return coded{exitMissing, pathless}
 	}
+	if d.path != nil {
+		d.fleet.SetPulse(d.path.Pulse())
+	}
 	note := func(e lb.Event) { d.node.Note(e) } // nobody calls it before the node is made
 	d.monitor = health.New(health.Options{Changed: func(c health.Change) { note(c.Event()) }})
 	d.recallHealth()

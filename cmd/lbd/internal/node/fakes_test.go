@@ -327,6 +327,8 @@ func (d *fakeDatapath) Explain(lb.Tuple) Path {
 func (d *fakeDatapath) Samples() []lb.Sample { return nil }
 func (d *fakeDatapath) Silent() []netip.Addr { return nil }
 
+func (d *fakeDatapath) Turning() []netip.Addr { return nil }
+
 func (d *fakeDatapath) Holdings() ([]Holding, error) { return nil, nil }
 func (d *fakeDatapath) Destroy(uint64) (int, error)  { return 0, nil }
 

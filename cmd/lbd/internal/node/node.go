@@ -94,6 +94,7 @@ type Node struct {
 	judged    time.Time            // when the certificates' ends were looked at
 	here      map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
 	mute      []netip.Addr         // peers whose datapath did not answer at the last look
+	turns     []netip.Addr         // and those whose workers served
 	retention
 	troubles
 	disk diskState
@@ -275,6 +276,9 @@ func (n *Node) tick() bool {
 	changed = n.tickRetention() || changed
 	if s := n.silent(); !equal(s, n.mute) {
 		n.mute, changed = s, true
+	}
+	if s := n.turning(); !equal(s, n.turns) {
+		n.turns, changed = s, true
 	}
 	changed = n.replica.due(n.o.Now()) || changed
 	if !n.live.goneSince.IsZero() && !n.live.gone && n.o.Now().Sub(n.live.goneSince) >= slotsGoneAfter {

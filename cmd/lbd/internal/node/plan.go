@@ -31,6 +31,7 @@ type Facts struct {
 
 	Peers   []Peer
 	Silent  []netip.Addr        // peers whose datapath does not answer
+	Turning []netip.Addr        // peers whose workers serve, by what it answers
 	Served  map[string][]lb.VIP // what the nodes say that they serve
 	WasHere []lb.VIP            // served where they arrived until lately
 

@@ -68,7 +68,8 @@ type Datapath interface {
 	Apply(lb.Steering) error // the same Steering twice writes nothing the second time
 	Fastpath() Fastpath
 	Explain(lb.Tuple) Path
-	Silent() []netip.Addr // peers whose datapath does not answer
+	Silent() []netip.Addr  // peers whose datapath does not answer
+	Turning() []netip.Addr // peers whose workers serve, by what it answers
 	// Holdings lists the earlier epochs that connections here need, and Destroy
 	// closes those that need one, from below.
 	Holdings() ([]Holding, error)

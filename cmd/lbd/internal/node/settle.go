@@ -48,6 +48,7 @@ func (n *Node) facts() Facts {
 		f.Clustered, f.Epochs = true, c.Epochs()
 		f.Seed, f.Tags = c.Seed(), c.Tags()
 		f.Peers, f.Served, f.Silent = c.Peers(), n.saidVIPs(), n.silent()
+		f.Turning = n.turning()
 		f.Stragglers = n.retention.clients
 		f.WasHere = slices.Collect(maps.Keys(n.here))
 	}

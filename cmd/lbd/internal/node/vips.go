@@ -126,7 +126,11 @@ func gone(f Facts) (names, notes []string) {
 		if slices.Contains(f.Silent, p.Address) {
 			names = append(names, p.Name)
 		} else if f.Clustered && listedEver(f.Epochs, p.Name) && f.Fastpath != "off" && p.State == "dead" {
-			notes = append(notes, fmt.Sprintf("node %s does not gossip, but its datapath answers: it keeps the connections that it has", p.Name))
+			workers := "its workers do not turn"
+			if slices.Contains(f.Turning, p.Address) {
+				workers = "its workers serve"
+			}
+			notes = append(notes, fmt.Sprintf("node %s does not gossip, but its datapath answers, and %s: it keeps the connections that it has", p.Name, workers))
 		}
 	}
 	return names, notes
@@ -136,6 +140,15 @@ func listedEver(epochs []lb.Epoch, name string) bool {
 	return slices.ContainsFunc(epochs, func(e lb.Epoch) bool {
 		return slices.ContainsFunc(e.Members, func(m lb.Member) bool { return m.Name == name })
 	})
+}
+
+// turning are the peers whose workers serve, whatever else is heard of them. It
+// is shown and decides nothing: a worker that does not turn has connections yet.
+func (n *Node) turning() []netip.Addr {
+	if n.o.Datapath == nil {
+		return nil
+	}
+	return n.o.Datapath.Turning()
 }
 
 // silent are the peers whose datapath does not answer.

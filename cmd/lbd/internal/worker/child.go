@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -83,6 +84,8 @@ type process struct {
 
 	preparing sync.Mutex // one configuration is built at a time
 	obeying   sync.Mutex // one request is carried out at a time, and none of a supervisor that was replaced
+
+	beats atomic.Pointer[pulse] // where to say that the loops turn
 
 	mu         sync.Mutex // guards what follows
 	supervisor *conn      // nil: none

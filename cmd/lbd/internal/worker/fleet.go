@@ -113,6 +113,7 @@ type Fleet struct {
 	closed       bool
 	groups       []*group
 	slots        int // of every group
+	pulse        int // descriptor of the array where workers say that they turn; 0: none
 	update       *Update
 	adopted      *Update
 	crew         *crew

@@ -97,6 +97,7 @@ func (f *Fleet) connect(ctx context.Context, m *member) (*conn, helloReply, erro
 		c.close()
 		return nil, h, err
 	}
+	f.sendPulse(ctx, m, c)
 	return c, h, nil
 }
 

@@ -22,6 +22,7 @@ const (
 	opStats    = "stats"    //                                  -> lb.Stats
 	opRefused  = "refused"  // the last malformed requests     -> []lb.Refusal
 	opTickets  = "tickets"  // keys of session tickets         []ticketKey
+	opPulse    = "pulse"    // say there that your loops turn   + fd
 	opLogs     = "logs"     // write there from now on          logsRequest + fds
 	opTake     = "take"     // go on with what comes by this line       + fd
 	opGive     = "give"     // hand your connections over by this line  + fd

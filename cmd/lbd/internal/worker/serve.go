@@ -90,6 +90,8 @@ func (p *process) do(m message) (body any, fds []int, err error) {
 		return nil, nil, with(m, func(s lb.State) error { p.server.SetState(s); return nil })
 	case opTickets:
 		return nil, nil, with(m, p.setTickets)
+	case opPulse:
+		return nil, nil, p.pulse(m.fds)
 	case opLogs:
 		return nil, nil, with(m, func(r logsRequest) error { return p.logs(r, m.fds) })
 	case opTake:
