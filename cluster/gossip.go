@@ -125,6 +125,7 @@ func (g *gossip) config(o Options, t timing) *memberlist.Config {
 	m.DeadNodeReclaimTime = t.reclaim
 	if t.suspicion > 0 {
 		m.SuspicionMult = t.suspicion
+		m.SuspicionMaxTimeoutMult = 1 // who is cut off alone has nobody to confirm what it suspects
 	}
 	m.EnableCompression = false // our messages are small; what is not compressed cannot be a bomb
 	m.Delegate, m.Events, m.Conflict, m.Alive = g, g, g, g

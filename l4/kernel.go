@@ -246,6 +246,18 @@ func (k *kernel) putPeer(w write) {
 	k.storePeer(w.key.(uint32), p)
 }
 
+// mendPeers writes the entries that peer_index names and peers lacks: after a
+// migration from a layout in which they were of another size. Our own entry has
+// no way that a refresh would write, and lists of hops name it.
+func (k *kernel) mendPeers(peers map[uint32]bpf.Address) {
+	for index, address := range peers {
+		at := int(index) * k.peers.entry
+		if words := asWords(&bpf.Peer{Address: address}); k.peers.load(at) != words[0] || k.peers.load(at+1) != words[1] {
+			k.putPeer(write{tablePeers, index, address})
+		}
+	}
+}
+
 // storePeer writes an entry so that no packet uses half of it: it is marked as
 // expired first, and valid last.
 func (k *kernel) storePeer(index uint32, p bpf.Peer) {

@@ -182,6 +182,9 @@ func (d *Datapath) load() (why string) {
 	if err == nil {
 		d.have, err = k.read()
 	}
+	if err == nil {
+		k.mendPeers(d.have.peers)
+	}
 	if err != nil {
 		d.migration.close()
 		d.migration = nil

@@ -66,6 +66,15 @@ func TestAnotherLayoutTakesOverUnderTraffic(t *testing.T) {
 			t.Errorf("%s has the pins %v", n.member.Name, dirs)
 		}
 	}
+	// A young row's list of hops ends with the node itself: the owner before is
+	// asked, and sends the SYN back.
+	s.steer(s.only(a), s.only(b), s.only(a))
+	if c := s.dial(vip4); c.node != "edge-1" {
+		t.Errorf("a SYN that the owner before was asked about went to %s", c.node)
+	}
+	if n := b.count(lb.XDPUnknownHop); n != 0 {
+		t.Errorf("%d packets had a hop that is nobody", n)
+	}
 	close(stop)
 	talking.Wait()
 	if attached(a) == old {
