@@ -202,13 +202,17 @@ func (f *Fleet) revive(ctx context.Context, c *crew, opened []*group, u Update) 
 	if err != nil {
 		return err
 	}
-	if err := m.conn.hold(ready, groups); err != nil {
-		return m.failedStart(err)
+	if err = m.conn.hold(ready, groups); err == nil {
+		err = u.prepare(ready, m)
 	}
-	if err := u.prepare(ready, m); err != nil {
-		return m.failedStart(err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	if !aboutDocument(err) {
+		err = m.failedStart(err)
+	}
+	m.signal(unix.SIGKILL) // its place is for one that serves what ran
+	return err
 }
 
 // each runs what for all members at once and returns the first error that

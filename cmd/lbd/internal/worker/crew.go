@@ -32,7 +32,11 @@ type chair struct {
 	restarts int
 	delay    time.Duration // before the next start; grows while starts fail
 	detail   string        // why it is down
+	called   bool          // somebody sees to it that it is taken
 }
+
+// vacant: somebody has to come. Call it with Fleet.mu held.
+func (s *chair) vacant() bool { return s.member == nil }
 
 func (c *crew) slots() int { return c.processes * c.threads }
 
@@ -195,19 +199,19 @@ func (f *Fleet) settleLogs(ctx context.Context, m *member) {
 	}
 }
 
-// staff sees to places that nobody is on and nobody was called to: their worker
-// ended before it served.
+// staff sees to places that nobody is on: their worker ended before its crew was
+// the one that serves.
 func (f *Fleet) staff(c *crew) {
 	f.mu.Lock()
 	var empty []int
 	for i, s := range c.seats {
-		if s.member == nil {
+		if s.vacant() {
 			empty = append(empty, i)
 		}
 	}
 	f.mu.Unlock()
 	for _, i := range empty {
-		f.run(func() { f.runRestart(c, i, 0) })
+		f.fill(c, i, 0)
 	}
 }
 

@@ -161,7 +161,10 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 		notes: map[string]string{},
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
-	if err := f.adopt(ctx); err != nil {
+	f.turn <- struct{}{} // who dies meanwhile is replaced when all is known that a worker needs
+	err = f.adopt(ctx)
+	f.release()
+	if err != nil {
 		f.letGo()
 		return nil, err
 	}

@@ -58,7 +58,7 @@ func (f *Fleet) bury(m *member) {
 		vacant = s
 	}
 	wanted := vacant != nil && f.crew == m.crew && !f.closed
-	served := m.phase != starting
+	served := m.phase != starting // else who started it says how that failed
 	f.mu.Unlock()
 
 	if m.early != nil {
@@ -77,18 +77,18 @@ func (f *Fleet) bury(m *member) {
 	_ = os.Remove(m.socket)
 	f.saveStats()
 	wake(f.changed)
-	if !wanted || !served {
-		f.event("worker.exit", m, how)
+	f.event("worker.exit", m, how)
+	if !wanted {
 		return
 	}
-	f.mu.Lock()
-	vacant.detail = "its process ended: " + how
-	f.mu.Unlock()
-	f.options.Log.Error("a worker ended", "worker", m.name(), "pid", m.pid, "how", how)
-	f.event("worker.exit", m, how)
-	lived := time.Since(m.started)
-	f.run(func() { f.moveAgain() })
-	f.run(func() { f.runRestart(m.crew, m.index, lived) })
+	if served {
+		f.mu.Lock()
+		vacant.detail = "its process ended: " + how
+		f.mu.Unlock()
+		f.options.Log.Error("a worker ended", "worker", m.name(), "pid", m.pid, "how", how)
+		f.run(func() { f.moveAgain() })
+	}
+	f.fill(m.crew, m.index, time.Since(m.started))
 }
 
 // lastWords lets the connection's reader take what the worker sent before it
@@ -118,14 +118,28 @@ func (f *Fleet) farewell(m *member, msg message) {
 	m.stats = s
 }
 
-// runRestart gives a place another worker, with growing delays while that
-// fails. It ends when the place is taken or the crew is no longer wanted.
-func (f *Fleet) runRestart(c *crew, index int, lived time.Duration) {
+// fill sees to it that somebody comes to a place of a crew. Whoever finds one
+// empty may say so, and more than once.
+func (f *Fleet) fill(c *crew, index int, lived time.Duration) {
 	f.mu.Lock()
 	s := c.seats[index]
 	if lived > goodHealth {
 		s.delay = 0
 	}
+	called := s.called
+	s.called = true
+	f.mu.Unlock()
+	if !called {
+		f.run(func() { f.runRestart(c, index) })
+	}
+}
+
+// runRestart gives a place another worker, with growing delays while that
+// fails. It ends when the place is taken or the crew is no longer wanted: whom
+// it called may die at any moment, so it looks again before it goes.
+func (f *Fleet) runRestart(c *crew, index int) {
+	f.mu.Lock()
+	s := c.seats[index]
 	f.mu.Unlock()
 	for {
 		f.mu.Lock()
@@ -137,42 +151,48 @@ func (f *Fleet) runRestart(c *crew, index int, lived time.Duration) {
 		case <-f.ctx.Done():
 			return
 		}
-		done, err := f.restart(c, index)
-		if done {
-			return
-		}
+		err := f.restart(c, index)
 		f.mu.Lock()
-		s.detail = err.Error()
+		if err != nil {
+			s.detail = err.Error()
+		}
+		empty := s.vacant() && f.crew == c && !f.closed
+		s.called = empty
 		f.mu.Unlock()
-		f.options.Log.Error("a worker did not start", "crew", c.number, "index", index, "err", err)
-		wake(f.changed)
+		if err != nil {
+			f.options.Log.Error("a worker did not start", "crew", c.number, "index", index, "err", err)
+			wake(f.changed)
+		}
+		if !empty {
+			return // whose end clears the place calls again
+		}
 	}
 }
 
-// restart makes one attempt. It reports true when none is wanted any more.
-func (f *Fleet) restart(c *crew, index int) (bool, error) {
-	if err := f.take(f.ctx); err != nil {
-		return true, err
+// restart makes one attempt, if one is wanted.
+func (f *Fleet) restart(c *crew, index int) error {
+	if f.take(f.ctx) != nil {
+		return nil // the end of all
 	}
 	defer f.release()
 	f.mu.Lock()
 	s := c.seats[index]
-	wanted := f.crew == c && s.member == nil
+	wanted := f.crew == c && s.vacant()
 	groups, u := slices.Clone(f.groups), f.update
 	f.mu.Unlock()
 	if !wanted || u == nil {
-		return true, nil
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, f.options.ReadyTimeout)
 	defer cancel()
 	m, err := f.launch(ctx, c, index)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := f.equip(ctx, m, groups, u); err != nil {
 		err = m.failedStart(err)
 		m.signal(unix.SIGKILL)
-		return false, err
+		return err
 	}
 	f.mu.Lock()
 	s.restarts++
@@ -180,7 +200,7 @@ func (f *Fleet) restart(c *crew, index int) (bool, error) {
 	f.enlist(f.ctx, m, u.Generation)
 	wake(f.poke)
 	f.moveAgain()
-	return true, nil
+	return nil
 }
 
 // runPing asks a worker for a sign of life until it is gone.
@@ -305,7 +325,7 @@ func (f *Fleet) discard(m *member) {
 	}
 	f.mu.Unlock()
 	if vacant {
-		f.run(func() { f.runRestart(m.crew, m.index, time.Since(m.started)) })
+		f.fill(m.crew, m.index, time.Since(m.started))
 		f.run(func() { f.runEnd(m, f.drainTimeout()) })
 	}
 }

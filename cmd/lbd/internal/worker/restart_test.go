@@ -1,0 +1,64 @@
+package worker
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A worker may die at any point of its start: after it was given everything and
+// before it counts as ready; while somebody makes sure that its place is taken
+// and finds it taken; as the one that shall try a new configuration because all
+// others are down. Each time the place is filled.
+func TestAWorkerThatDiesAtAnyPointOfItsStartIsReplaced(t *testing.T) {
+	f, addr := started(t)
+	replaced := func(when string, pid int) {
+		t.Helper()
+		until(t, when, func() bool {
+			c := f.Crew()
+			return c[0].Ready && c[1].Ready && c[0].PID != pid && len(c[0].Slots) == 2
+		})
+		ask(t, addr)
+	}
+	seat := func() *member {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.crew.seats[0].member
+	}
+
+	victim := seat()
+	f.mu.Lock()
+	victim.phase = starting
+	f.mu.Unlock()
+	victim.signal(unix.SIGKILL)
+	replaced("one that died before it was enlisted is replaced", victim.pid)
+
+	victim = seat()
+	f.fill(f.crew, 0, 0) // the place is taken
+	f.fill(f.crew, 0, 0)
+	victim.signal(unix.SIGKILL)
+	f.fill(f.crew, 0, 0) // perhaps still by who is dead
+	replaced("one that died while its place was looked at is replaced", victim.pid)
+}
+
+// Of a crew that is down as a whole, one worker is started to try a new
+// configuration. It does not keep its place when that is refused.
+func TestWhoTriesAConfigurationForADeadCrewLeavesWhenItIsRefused(t *testing.T) {
+	f, addr := started(t)
+	t.Setenv("LBD_TEST_WORKER", "exit")
+	for _, w := range f.Crew() {
+		unix.Kill(w.PID, unix.SIGKILL)
+	}
+	until(t, "nobody is left", func() bool { return len(f.members(f.crew)) == 0 && f.Crew()[0].PID == 0 && f.Crew()[1].PID == 0 })
+	t.Setenv("LBD_TEST_WORKER", "refuse")
+	u := update(2, documentOn(freePort(t)))
+	err := f.Apply(t.Context(), u)
+	if !aboutDocument(err) {
+		t.Errorf("error %v, want the document's", err)
+	}
+	t.Setenv("LBD_TEST_WORKER", "")
+	until(t, "the crew serves what ran before", func() bool { return f.Crew()[0].Ready && f.Crew()[1].Ready })
+	if got := ask(t, addr); got.Generation != 1 {
+		t.Errorf("generation %d is served", got.Generation)
+	}
+}
