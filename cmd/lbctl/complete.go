@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 // completeTime bounds a question for a completion: a shell waits for it.
@@ -88,6 +90,16 @@ func (c *ctl) completeListener(_ *cobra.Command, _ []string, word string) ([]str
 		var names []string
 		for _, l := range s.Listeners {
 			names = append(names, l.Name+"\t"+l.Bind)
+		}
+		return names
+	}))
+}
+
+func (c *ctl) completeWorker(_ *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+	return c.words(word, statusWords(func(s admin.Status) []string {
+		var names []string
+		for _, w := range s.Workers {
+			names = append(names, fmt.Sprintf("%s\tpid %d, %s", w.Name, w.PID, w.State))
 		}
 		return names
 	}))

@@ -324,6 +324,18 @@ func (n *fakeNode) OrderListener(_ context.Context, o admin.ListenerOrder, _ adm
 	return &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: fmt.Sprintf("there is no listener %q", o.Name), Hint: "`lbctl listener list` shows them"}
 }
 
+func (n *fakeNode) OrderWorker(_ context.Context, o admin.WorkerOrder, _ admin.Ask) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i := range n.status.Workers {
+		if w := &n.status.Workers[i]; w.Name == o.Name {
+			w.State = map[bool]string{true: "drained", false: "starting"}[o.Drain]
+			return nil
+		}
+	}
+	return &admin.Error{Status: http.StatusNotFound, Code: admin.CodeNotFound, Detail: fmt.Sprintf("there is no worker %q in the crew that serves", o.Name), Hint: "`lbctl worker list` shows them"}
+}
+
 func (n *fakeNode) OrderNode(_ context.Context, o admin.NodeOrder, _ admin.Ask) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

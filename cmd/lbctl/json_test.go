@@ -96,6 +96,8 @@ func TestJSONIsAsItsSchemaSays(t *testing.T) {
 		{"backend-order", []string{"backend", "undrain", "app/10.0.1.1:8080"}},
 		{"backend-order", []string{"backend", "disable", "app/10.0.1.1:8080"}},
 		{"listener-order", []string{"listener", "undrain", "web"}},
+		{"worker-order", []string{"worker", "drain", "1.0"}},
+		{"worker-order", []string{"worker", "undrain", "1.0"}},
 	} {
 		covered[c.schema] = true
 		name := strings.Join(c.args, " ")

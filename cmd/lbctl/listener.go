@@ -1,85 +1,42 @@
 package main
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"slices"
-	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/cirque-lb/lb/cmd/internal/admin"
-	"github.com/spf13/cobra"
 )
 
 func (c *ctl) listener() *cobra.Command {
 	return noun("listener", "The addresses that are served",
 		list(c, "Listeners with their slots and traffic", func(s admin.Status) (any, *table) { return s.Listeners, listenerTable(s.Listeners) }),
-		c.listenerDrain(), c.listenerUndrain(), c.refused())
+		c.drain("listener", c.listenerDrains()), c.undrain(c.listenerDrains()), c.refused())
 }
 
-func (c *ctl) listenerDrain() *cobra.Command {
-	var a admin.Ask
-	var wait bool
-	var limit time.Duration
-	cmd := &cobra.Command{
-		Use: "drain NAME", Short: "Give a listener no new clients; old ones are told to go", Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeListener,
-		Long: `Give a listener of the addressed node no new clients: those that come are turned
+func (c *ctl) listenerDrains() drainable {
+	return drainable{
+		arg: "NAME", drain: "Give a listener no new clients; old ones are told to go",
+		long: `Give a listener of the addressed node no new clients: those that come are turned
 away, over plain HTTP with a 503. Clients that are here are told to go with their
 next response, the rest lives until it ends or drain.timeout is over; then the
 listener is empty. The order outlives restarts.`,
-	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "return when the listener is empty; exit 4 when that takes too long")
-	cmd.Flags().DurationVar(&limit, "timeout", 2*time.Minute, "how long to wait")
-	matching(cmd, &a)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		o := admin.ListenerOrder{Name: args[0], Drain: true}
-		if err := c.orderListener(cmd, o, a); err != nil {
-			return err
-		}
-		if !wait {
-			return c.verdict(o, o.Name, "%s drains; lbctl listener list shows how far it is", o.Name)
-		}
-		if err := c.awaitListener(cmd, o.Name, limit); err != nil {
-			return err
-		}
-		return c.verdict(o, o.Name, "%s is empty", o.Name)
-	}
-	return cmd
-}
-
-func (c *ctl) listenerUndrain() *cobra.Command {
-	var a admin.Ask
-	return matching(&cobra.Command{Use: "undrain NAME", Short: "Take a drain back", Args: cobra.ExactArgs(1), ValidArgsFunction: c.completeListener,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o := admin.ListenerOrder{Name: args[0]}
-			if err := c.orderListener(cmd, o, a); err != nil {
-				return err
+		undrain: "Take a drain back", end: "is empty", again: "gets clients again", complete: c.completeListener,
+		order: func(ctx context.Context, name string, drain bool, a admin.Ask) (any, error) {
+			o := admin.ListenerOrder{Name: name, Drain: drain}
+			return o, c.client().OrderListener(ctx, o, a)
+		},
+		left: func(s admin.Status, name string) (int, bool) {
+			for _, l := range s.Listeners {
+				if l.Name == name {
+					return int(l.Connections), l.Drain == "empty"
+				}
 			}
-			return c.verdict(o, o.Name, "%s gets clients again", o.Name)
-		}}, &a)
-}
-
-func (c *ctl) orderListener(cmd *cobra.Command, o admin.ListenerOrder, a admin.Ask) error {
-	ctx, cancel := ask(cmd)
-	defer cancel()
-	return c.client().OrderListener(ctx, o, a)
-}
-
-func (c *ctl) awaitListener(cmd *cobra.Command, name string, limit time.Duration) error {
-	err := c.wait(cmd, limit, func() (string, bool, error) {
-		ctx, cancel := ask(cmd)
-		defer cancel()
-		s, err := c.client().Status(ctx)
-		for _, l := range s.Listeners {
-			if l.Name == name {
-				return fmt.Sprintf("%s: %s open", name, plural(int(l.Connections), "connection")), l.Drain == "empty", err
-			}
-		}
-		return name + " is not configured any more", err == nil, err
-	})
-	if late := (timeout{}); errors.As(err, &late) {
-		return timeout{fmt.Errorf("%w; it goes on draining: `lbctl listener undrain %s` takes it back", late.error, name)}
+			return 0, true
+		},
 	}
-	return err
 }
 
 func (c *ctl) refused() *cobra.Command {

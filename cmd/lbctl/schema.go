@@ -12,7 +12,7 @@ import (
 // ownOutputs are what lbctl itself makes, by name; the rest is the API's.
 var ownOutputs = map[string]any{
 	"findings": []finding{}, "version": versions{}, "key": clusterKey{}, "key-order": keyOrdered{},
-	"backend-order": admin.BackendOrder{}, "node-order": admin.NodeOrder{}, "leave-order": admin.LeaveOrder{}, "listener-order": admin.ListenerOrder{}, "upgrade-order": admin.UpgradeOrder{},
+	"backend-order": admin.BackendOrder{}, "node-order": admin.NodeOrder{}, "leave-order": admin.LeaveOrder{}, "listener-order": admin.ListenerOrder{}, "worker-order": admin.WorkerOrder{}, "upgrade-order": admin.UpgradeOrder{},
 }
 
 func (c *ctl) schema() *cobra.Command {

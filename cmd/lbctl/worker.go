@@ -1,20 +1,46 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
-	"github.com/spf13/cobra"
 )
 
 func (c *ctl) worker() *cobra.Command {
 	return noun("worker", "The processes that serve requests",
 		list(c, "Workers with their slots and connections", func(s admin.Status) (any, *table) { return s.Workers, workerTable(s.Workers) }),
-		c.workerCrashes())
+		c.drain("worker", c.workerDrains()), c.undrain(c.workerDrains()), c.workerCrashes())
+}
+
+func (c *ctl) workerDrains() drainable {
+	return drainable{
+		arg: "WORKER", drain: "Have the other workers serve in place of one, which finishes and ends",
+		long: `Have the other workers of the addressed node serve in place of one: they accept on
+its slots, new connections are steered to them, and what can be moved of its live
+ones goes on there. The rest is told to go and has until drain.timeout; then the
+process ends. Its place stays empty until the order is taken back, or until an
+upgrade; the last worker that serves is not drained.`,
+		undrain: "Take a drain back: another process takes the place", end: "has ended", again: "starts again", complete: c.completeWorker,
+		order: func(ctx context.Context, name string, drain bool, a admin.Ask) (any, error) {
+			o := admin.WorkerOrder{Name: name, Drain: drain}
+			return o, c.client().OrderWorker(ctx, o, a)
+		},
+		left: func(s admin.Status, name string) (int, bool) {
+			for _, w := range s.Workers {
+				if w.Name == name {
+					return w.Connections, w.State == "drained"
+				}
+			}
+			return 0, true
+		},
+	}
 }
 
 func (c *ctl) workerCrashes() *cobra.Command {

@@ -144,6 +144,10 @@ func (f *fake) OrderBackend(_ context.Context, o BackendOrder, a Ask) error {
 	f.order = o
 	return f.changed("order backend", a)
 }
+func (f *fake) OrderWorker(_ context.Context, o WorkerOrder, a Ask) error {
+	return f.changed(fmt.Sprint("order worker ", o.Name, " ", o.Drain), a)
+}
+
 func (f *fake) OrderListener(_ context.Context, o ListenerOrder, a Ask) error {
 	return f.changed(fmt.Sprint("order listener ", o.Name, " ", o.Drain), a)
 }
@@ -255,13 +259,14 @@ func TestEveryCallReachesTheNodeAndComesBack(t *testing.T) {
 		"confirm": second(c.Confirm(ctx, Ask{})), "adopt": second(c.Adopt(ctx, Ask{})), "reload": second(c.Reload(ctx, Ask{})),
 		"release true": second(c.Release(ctx, ReleaseOrder{Discard: true}, Ask{})), "rollback 1": second(c.Rollback(ctx, RollbackOrder{Generation: "1"}, Ask{})),
 		"order listener web true": c.OrderListener(ctx, ListenerOrder{Name: "web", Drain: true}, Ask{}),
+		"order worker 1.0 true":   c.OrderWorker(ctx, WorkerOrder{Name: "1.0", Drain: true}, Ask{}),
 		"order node true":         c.OrderNode(ctx, NodeOrder{Drain: true}, Ask{}), "leave": c.Leave(ctx, LeaveOrder{}, Ask{}), "upgrade b": c.Upgrade(ctx, UpgradeOrder{Binary: "b"}, Ask{}),
 	} {
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	want := []string{"adopt", "confirm", "leave", "order listener web true", "order node true", "release true", "reload", "rollback 1", "upgrade b"}
+	want := []string{"adopt", "confirm", "leave", "order listener web true", "order node true", "order worker 1.0 true", "release true", "reload", "rollback 1", "upgrade b"}
 	slices.Sort(f.calls)
 	if !slices.Equal(f.calls, want) {
 		t.Errorf("the node was asked for %v, want %v", f.calls, want)

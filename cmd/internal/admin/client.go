@@ -167,6 +167,11 @@ func (c *Client) OrderListener(ctx context.Context, o ListenerOrder, how Ask) er
 	return c.order(ctx, "/v1/listeners/order", how.Match, o, nil)
 }
 
+// OrderWorker drains a worker or takes the drain back.
+func (c *Client) OrderWorker(ctx context.Context, o WorkerOrder, how Ask) error {
+	return c.order(ctx, "/v1/workers/order", how.Match, o, nil)
+}
+
 // OrderNode drains a node or takes the drain back.
 func (c *Client) OrderNode(ctx context.Context, o NodeOrder, how Ask) error {
 	return c.order(ctx, "/v1/nodes/order", how.Match, o, nil)

@@ -84,6 +84,7 @@ func (a *api) endpoints() []endpoint {
 
 		{"POST", "/v1/backends/order", changes, "Drain, disable or weigh a backend beside the document", nil, BackendOrder{}, nil, ordered(c.OrderBackend, func(o BackendOrder) string { return "backend " + o.ID })},
 		{"POST", "/v1/listeners/order", changes, "Drain a listener of this node, or take that back", nil, ListenerOrder{}, nil, ordered(c.OrderListener, func(o ListenerOrder) string { return "listener " + o.Name })},
+		{"POST", "/v1/workers/order", changes, "Drain a worker of this node, or take that back", nil, WorkerOrder{}, nil, ordered(c.OrderWorker, func(o WorkerOrder) string { return "worker " + o.Name })},
 		{"POST", "/v1/nodes/order", changes, "Drain this node, or take that back", nil, NodeOrder{}, nil, ordered(c.OrderNode, func(o NodeOrder) string { return strings.TrimSpace("node " + o.Name) })},
 		{"POST", "/v1/nodes/leave", changes, "Drain this node, say good-bye to the others, exit", nil, LeaveOrder{}, nil, ordered(c.Leave, func(o LeaveOrder) string { return strings.TrimSpace("node " + o.Name) })},
 		{"GET", "/v1/cluster/keys", operator, "Which keys of the cluster the nodes have, by name", nil, nil, []KeyRing{}, read(c.Keys)},

@@ -24,6 +24,7 @@ var bodies = map[string]string{
 	"POST /v1/backends/order":  `{"id":"app/10.0.0.1:80","drain":true}`,
 	"POST /v1/nodes/order":     `{"drain":true}`,
 	"POST /v1/listeners/order": `{"name":"web","drain":true}`,
+	"POST /v1/workers/order":   `{"name":"1.0","drain":true}`,
 	"POST /v1/nodes/leave":     `{}`,
 	"POST /v1/upgrade":         `{}`,
 	"POST /v1/cluster/keys":    `{"action":"use","key":"0a1b2c3d"}`,

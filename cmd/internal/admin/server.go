@@ -48,6 +48,7 @@ type Control interface {
 
 	OrderBackend(context.Context, BackendOrder, Ask) error
 	OrderListener(context.Context, ListenerOrder, Ask) error
+	OrderWorker(context.Context, WorkerOrder, Ask) error
 	OrderNode(context.Context, NodeOrder, Ask) error
 	Leave(context.Context, LeaveOrder, Ask) error // drains, says good-bye, exits; does not wait
 	Upgrade(context.Context, UpgradeOrder, Ask) error

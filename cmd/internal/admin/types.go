@@ -252,7 +252,7 @@ type Refusal struct {
 type Worker struct {
 	Name        string    `json:"name"` // crew.index
 	PID         int       `json:"pid"`
-	State       string    `json:"state"` // starting | ready | stuck | draining | down
+	State       string    `json:"state"` // starting | ready | stuck | draining | drained | down
 	Slots       []int     `json:"slots"`
 	Connections int       `json:"connections"` // of clients
 	Generation  uint64    `json:"generation"`
@@ -379,6 +379,12 @@ type NodeOrder struct {
 // ListenerOrder drains a listener of a node, or takes the drain back.
 type ListenerOrder struct {
 	Name  string `json:"name"`
+	Drain bool   `json:"drain"`
+}
+
+// WorkerOrder drains a worker of a node, or takes the drain back.
+type WorkerOrder struct {
+	Name  string `json:"name"` // crew.index
 	Drain bool   `json:"drain"`
 }
 

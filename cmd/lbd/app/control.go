@@ -159,6 +159,10 @@ func (c control) OrderListener(ctx context.Context, o admin.ListenerOrder, a adm
 	return problem(c.node.OrderListener(ctx, o.Name, o.Drain, asked(a)))
 }
 
+func (c control) OrderWorker(ctx context.Context, o admin.WorkerOrder, a admin.Ask) error {
+	return problem(c.node.OrderWorker(ctx, o.Name, o.Drain, asked(a)))
+}
+
 func (c control) OrderNode(ctx context.Context, o admin.NodeOrder, a admin.Ask) error {
 	return problem(c.node.OrderNode(ctx, o.Name, o.Drain, asked(a)))
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -47,6 +48,17 @@ func (f *fleet) Adopted() map[string][]byte {
 		return u.Files
 	}
 	return nil
+}
+
+func (f *fleet) OrderWorker(ctx context.Context, name string, drain bool) error {
+	err := f.Fleet.OrderWorker(ctx, name, drain)
+	switch {
+	case errors.Is(err, worker.ErrNoWorker):
+		return node.ErrNoWorker
+	case errors.Is(err, worker.ErrLastWorker):
+		return node.ErrLastWorker
+	}
+	return err
 }
 
 func (f *fleet) last() node.Update {

@@ -130,6 +130,17 @@ func (f *fakeFleet) SetState(s lb.State) {
 	f.diary.add("fleet: state [%s]", strings.Join(all, ", "))
 }
 
+func (f *fakeFleet) OrderWorker(_ context.Context, name string, drain bool) error {
+	switch name {
+	case "1.0":
+		f.diary.add("fleet: drain worker %s %v", name, drain)
+		return nil
+	case "1.1":
+		return ErrLastWorker
+	}
+	return ErrNoWorker
+}
+
 func (f *fakeFleet) Upgrade(ctx context.Context, binary string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

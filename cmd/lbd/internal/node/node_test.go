@@ -123,6 +123,8 @@ func (l *lab) command(name string, args []string, body string) string {
 		return failure(l.node.OrderNode(ctx, plain(args), name == "drain", asked))
 	case "drain-listener", "undrain-listener":
 		return failure(l.node.OrderListener(ctx, args[0], name == "drain-listener", asked))
+	case "drain-worker", "undrain-worker":
+		return failure(l.node.OrderWorker(ctx, args[0], name == "drain-worker", asked))
 	case "leave":
 		go func() { l.diary.add("left: %v", l.node.Leave(ctx)) }()
 	case "upgrade":

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -145,6 +146,38 @@ func (n *Node) otherNode(name, verb string) error {
 		}
 	}
 	return fail(NotFound, "`lbctl node list` shows them", "there is no node %q", name)
+}
+
+// Why a Fleet does not drain a worker.
+var (
+	ErrNoWorker   = errors.New("no such worker")
+	ErrLastWorker = errors.New("no other worker serves")
+)
+
+// OrderWorker drains a worker of this node or takes the drain back. The order is
+// the fleet's to keep: another crew knows nothing of it.
+func (n *Node) OrderWorker(ctx context.Context, name string, drain bool, a Asked) error {
+	if err := n.awaitServing(ctx); err != nil {
+		return err
+	}
+	if err := n.changes.enter(ctx); err != nil {
+		return err
+	}
+	defer n.changes.leave()
+	if err := a.fits(n.snapshot.Load().Generation); err != nil || a.Dry {
+		return err
+	}
+	err := n.o.Fleet.OrderWorker(context.WithoutCancel(ctx), name, drain)
+	switch {
+	case errors.Is(err, ErrNoWorker):
+		return fail(NotFound, "`lbctl worker list` shows them; one of an old crew drains already", "there is no worker %q in the crew that serves", name)
+	case errors.Is(err, ErrLastWorker):
+		return fail(Conflict, "`lbctl node drain` takes the node out of service, `lbctl upgrade` replaces its workers", "%s is the last worker that serves", name)
+	case err != nil:
+		return because(err, Unwritable, writeHint, "the order is not carried out")
+	}
+	n.event(lb.Event{Kind: "worker." + verb(drain), Subject: "worker " + name, Detail: "by " + a.By})
+	return n.do(func() { n.paths.force = true })
 }
 
 // Upgrade replaces the workers by those of another binary. On an error the

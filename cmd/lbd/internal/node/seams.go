@@ -19,6 +19,9 @@ type Fleet interface {
 	// Upgrade replaces the crew by one of the given binary ("": the path that
 	// was resolved at start) and returns when the new one serves.
 	Upgrade(ctx context.Context, binary string) error
+	// OrderWorker drains a worker of the crew, or takes that back: ErrNoWorker,
+	// ErrLastWorker.
+	OrderWorker(ctx context.Context, name string, drain bool) error
 	Stats() lb.Stats       // totals that survive workers
 	Refused() []lb.Refusal // the last malformed requests, newest first
 	Crashes() []lb.Crash   // the last workers that ended by themselves, newest first
@@ -51,7 +54,7 @@ type Worker struct {
 	Crew        int // the start or upgrade it belongs to
 	Index       int // its place in the crew
 	PID         int
-	State       string // starting | ready | stuck | draining | down
+	State       string // starting | ready | stuck | draining | drained | down
 	Ready       bool
 	Slots       []int // it accepts on these now
 	Connections int   // of clients, as of a moment ago

@@ -40,6 +40,9 @@ func (f *Fleet) adopt(ctx context.Context) error {
 	if err := f.crewOf(current); err != nil {
 		return err
 	}
+	if f.crew != nil {
+		f.recallDrains(f.crew)
+	}
 	f.recount(all)
 	for _, w := range all {
 		f.lastCrew = max(f.lastCrew, w.hello.Crew)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -65,6 +66,7 @@ func (f *Fleet) adjust(c *lb.Config) (undo func(), err error) {
 
 // applyFirst starts the first crew.
 func (f *Fleet) applyFirst(ctx context.Context, u Update) error {
+	_ = os.Remove(f.drainsPath()) // of an earlier crew with this number
 	c, err := newCrew(f.nextCrew(), f.options.Binary, u.Config.Workers)
 	if err != nil {
 		return err

@@ -33,10 +33,11 @@ type chair struct {
 	delay    time.Duration // before the next start; grows while starts fail
 	detail   string        // why it is down
 	called   bool          // somebody sees to it that it is taken
+	drained  time.Time     // it shall stay empty, since then; zero: it shall not
 }
 
 // vacant: somebody has to come. Call it with Fleet.mu held.
-func (s *chair) vacant() bool { return s.member == nil }
+func (s *chair) vacant() bool { return s.member == nil && s.drained.IsZero() }
 
 func (c *crew) slots() int { return c.processes * c.threads }
 

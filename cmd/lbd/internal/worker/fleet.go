@@ -74,7 +74,7 @@ type WorkerInfo struct {
 	Crew        int       `json:"crew"`  // the start or upgrade it belongs to
 	Index       int       `json:"index"` // its place in the crew
 	PID         int       `json:"pid"`
-	State       string    `json:"state"` // starting | ready | stuck | draining | down
+	State       string    `json:"state"` // starting | ready | stuck | draining | drained | down
 	Ready       bool      `json:"ready"`
 	Slots       []int     `json:"slots"`       // it accepts on these now
 	Connections int       `json:"connections"` // of clients, as of a moment ago
@@ -231,8 +231,13 @@ func (f *Fleet) Crew() []WorkerInfo {
 	if f.crew != nil {
 		for i, s := range f.crew.seats {
 			info := WorkerInfo{Crew: f.crew.number, Index: i, State: "down", Detail: s.detail}
-			if s.member != nil {
+			switch {
+			case s.member != nil:
 				info = s.member.info()
+			case f.isLeaving(f.crew, i):
+				continue // it is among those that drain
+			case !s.drained.IsZero():
+				info.State, info.Detail = "drained", "since "+s.drained.UTC().Format(time.RFC3339)
 			}
 			info.Restarts = s.restarts
 			out = append(out, info)
@@ -242,6 +247,12 @@ func (f *Fleet) Crew() []WorkerInfo {
 		out = append(out, m.info())
 	}
 	return out
+}
+
+// isLeaving reports whether a worker of a place that shall stay empty is not gone
+// yet; call it with mu held.
+func (f *Fleet) isLeaving(c *crew, index int) bool {
+	return !c.seats[index].drained.IsZero() && slices.ContainsFunc(f.leaving, func(m *member) bool { return m.crew.number == c.number && m.index == index })
 }
 
 // Sockets lists what is bound, with each slot's listening socket. The
@@ -293,8 +304,8 @@ func (f *Fleet) note(about, line string) {
 func (f *Fleet) Changed() <-chan struct{} { return f.changed }
 
 // Events receives what happens to workers: worker.start, worker.adopt,
-// worker.exit, worker.stuck, worker.recover, crew.upgrade, slots.change. Events
-// that nobody receives in time are dropped.
+// worker.exit, worker.stuck, worker.recover, worker.drain-overdue, worker.empty,
+// crew.upgrade, slots.change. Events that nobody receives in time are dropped.
 func (f *Fleet) Events() <-chan lb.Event { return f.events }
 
 func (f *Fleet) event(kind string, m *member, detail string) {

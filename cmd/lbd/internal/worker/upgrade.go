@@ -116,6 +116,7 @@ func (f *Fleet) handOver(ctx context.Context, old, c *crew, u *Update) error {
 		f.noteWorkers(u.Config)
 	}
 	f.note("access", "")
+	f.note("drained", "")
 	wake(f.changed)
 	return nil
 }
