@@ -66,7 +66,9 @@ func (n *fakeNode) Status(context.Context) (admin.Status, error) {
 	defer n.mu.Unlock()
 	n.tick()
 	n.status.Generation = n.generation()
-	return n.status, nil
+	s := n.status // what is handed out does not change
+	s.Listeners, s.Workers, s.Problems = slices.Clone(s.Listeners), slices.Clone(s.Workers), slices.Clone(s.Problems)
+	return s, nil
 }
 
 // tick moves drains on: each question finds less in progress.
