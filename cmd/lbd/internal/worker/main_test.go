@@ -165,6 +165,9 @@ func (e *echo) talk(listener string, f *os.File) {
 		e.lines.Add(1)
 		text, _ := json.Marshal(answer{os.Getpid(), e.Name, os.Getuid(), listener, e.generation.Load(), e.tickets.Load().(string), e.files.Load()})
 		f.Write(append(text, '\n'))
+		if lines.Text() == "panic" {
+			panic("as it was told")
+		}
 		select {
 		case <-e.drain:
 			if lines.Text() != "hold" {

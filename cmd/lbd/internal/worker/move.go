@@ -25,9 +25,12 @@ import (
 
 // A batch's bounds. One connection may have as many sockets as two.
 const (
-	maxBatchBytes = 4 << 20
-	moveTimeout   = 10 * time.Second // for the answer to one batch
+	maxBatchBytes      = 4 << 20
+	defaultMoveTimeout = 10 * time.Second
 )
+
+// moveTimeout is for the answer to one batch; tests wait less.
+var moveTimeout = defaultMoveTimeout
 
 // mover is a Server that can hand connections over; see l7.Proxy.
 type mover interface {

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -61,4 +62,20 @@ func TestWhoTriesAConfigurationForADeadCrewLeavesWhenItIsRefused(t *testing.T) {
 	if got := ask(t, addr); got.Generation != 1 {
 		t.Errorf("generation %d is served", got.Generation)
 	}
+}
+
+// Of a worker that panics the panic and the stacks are kept, though nothing is
+// written to a disk by who dies and no core is made.
+func TestThePanicOfAWorkerIsKeptWithItsStacks(t *testing.T) {
+	f, addr := started(t)
+	victim := dial(t, addr)
+	victim.say("hello")
+	pid := victim.hear().PID
+	victim.say("panic")
+	until(t, "its crash is kept", func() bool { return len(f.Crashes()) == 1 })
+	c := f.Crashes()[0]
+	if c.PID != pid || !strings.HasPrefix(c.Said, "panic: as it was told") || !strings.Contains(c.Said, "(*echo).talk") || c.How != "exit status 2" {
+		t.Errorf("pid %d, %s, said %.300q", c.PID, c.How, c.Said)
+	}
+	until(t, "another is in its place", func() bool { c := f.Crew(); return c[0].Ready && c[1].Ready && c[0].PID != pid && c[1].PID != pid })
 }
