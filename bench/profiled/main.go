@@ -1,7 +1,7 @@
 // Command profiled is lbd, whose workers write down where their CPU time goes:
 // each into $LBD_PROFILE, for $LBD_PROFILE_FOR. make profile runs it. With
 // $LBD_HEAPS, a directory that everybody may write to, each of its processes
-// writes there what its heap holds, every four minutes.
+// writes there what its heap holds, every four minutes or $LBD_HEAPS_EVERY.
 package main
 
 import (
@@ -48,9 +48,13 @@ func start(file, length string) error {
 }
 
 func runHeaps(dir string) {
+	every, err := time.ParseDuration(os.Getenv("LBD_HEAPS_EVERY"))
+	if err != nil {
+		every = 4 * time.Minute
+	}
 	for i := 1; ; i++ {
-		time.Sleep(4 * time.Minute)
-		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d.%03d.heap", os.Getpid(), 4*i)))
+		time.Sleep(every)
+		f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%d.%04d.heap", os.Getpid(), int(every.Seconds())*i)))
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "profile:", err)
 			return

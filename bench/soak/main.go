@@ -67,6 +67,7 @@ func run(lbd string, d time.Duration, seed uint64) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	fmt.Printf("at rest, after: %v\n", after)
 	l.report(os.Stdout)
 	s.book.report(os.Stdout, filepath.Join(s.dir, "access.log"))
 	grown := before.grown(after)
