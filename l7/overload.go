@@ -181,7 +181,7 @@ const (
 	// how much in use on.
 	memoryBack    = 10 * time.Second
 	memoryRarely  = 10 * time.Minute // when there was little to give
-	memoryIdle    = 64 << 20
+	memoryIdle    = 8 << 20
 	memoryDefault = 1 << 30 // when not even the host's is known
 )
 
