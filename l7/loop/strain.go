@@ -23,7 +23,8 @@ const (
 	strainLook  = 100 * time.Millisecond
 	strainStuck = 100 * time.Millisecond // that a peer takes nothing: it may be stuck
 	strainTime  = time.Second            // it has to go
-	strainEach  = 16                     // end at a look, at least, or a quarter of all that are blocked
+	strainSoon  = 250 * time.Millisecond // or now, when segments are about to be dropped
+	strainEach  = 16                     // may end at a look, if a quarter or half of all that are blocked is less
 	strainAsk   = time.Millisecond       // between two looks at the kernel
 	strainLong  = 5 * time.Second        // that the kernel had enough again, until that is believed
 )
@@ -121,13 +122,16 @@ func (s *strain) Expired(*Timer) {
 		return // add sets it again
 	}
 	s.loop.Set(&s.timer, strainLook, s)
-	if s.kernel() > wantNothing {
-		s.relieve()
+	switch s.kernel() {
+	case wantLittle:
+		s.relieve(strainTime, len(s.blocked)/4)
+	case wantMuch:
+		s.relieve(strainSoon, len(s.blocked)/2)
 	}
 }
 
-// relieve ends some of those that take nothing, the longest first.
-func (s *strain) relieve() {
+// relieve ends some of those that took nothing for so long, the longest first.
+func (s *strain) relieve(after time.Duration, most int) {
 	now := s.loop.now
 	s.stuck = 0
 	var idle []*Conn
@@ -137,7 +141,7 @@ func (s *strain) relieve() {
 		case int64(acked-c.stall.mark) >= s.loop.Least(age):
 			c.stall.mark, c.stall.since = acked, now
 			continue
-		case age >= strainTime:
+		case age >= after:
 			idle = append(idle, c)
 		}
 		if age >= strainStuck {
@@ -145,7 +149,7 @@ func (s *strain) relieve() {
 		}
 	}
 	slices.SortFunc(idle, func(a, b *Conn) int { return cmp.Compare(a.stall.since, b.stall.since) })
-	for _, c := range idle[:min(len(idle), max(strainEach, len(s.blocked)/4))] {
+	for _, c := range idle[:min(len(idle), max(strainEach, most))] {
 		if c.stall != nil { // what the end of another led to may have ended it
 			s.ended.Add(1)
 			c.failWrite(ErrStrain)
