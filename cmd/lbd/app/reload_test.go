@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,6 +55,7 @@ func TestReloadsUnderLoadLeaveNothingBehind(t *testing.T) {
 	for n := range warm {
 		reload(n)
 	}
+	goroutines := s.goroutines()
 	before := map[int]footprint{}
 	for _, pid := range all {
 		before[pid] = s.footprint(pid)
@@ -74,13 +76,33 @@ func TestReloadsUnderLoadLeaveNothingBehind(t *testing.T) {
 		})
 		t.Logf("pid %d: %+v, then %+v", pid, was, now)
 	}
+	s.until("goroutines are as before", func() bool { return s.goroutines() <= goroutines+8 })
 	if got := s.pids(); len(got) != 2 || got[0] != all[0] || got[1] != all[1] {
 		t.Errorf("workers %v, want %v", got, all[:2])
 	}
 	if l.failed.Load() > 0 {
 		t.Errorf("%d of %d requests failed; the first: %v", l.failed.Load(), l.sent.Load(), l.first)
 	}
-	t.Logf("%d reloads, %v each; %d requests, %d failed", *reloads, (took / time.Duration(*reloads)).Round(time.Microsecond), l.sent.Load(), l.failed.Load())
+	t.Logf("%d reloads, %v each; goroutines %d, then %d; %d requests, %d failed", *reloads, (took / time.Duration(*reloads)).Round(time.Microsecond), goroutines, s.goroutines(), l.sent.Load(), l.failed.Load())
+}
+
+// goroutines is how many the supervisor and its workers have.
+func (s *site) goroutines() (all int) {
+	s.t.Helper()
+	r, err := s.admin().Get("http://lbd/metrics")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer r.Body.Close()
+	for lines := bufio.NewScanner(r.Body); lines.Scan(); {
+		var n int
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		if strings.HasPrefix(name, "lbd_worker_goroutines") || name == "go_goroutines" {
+			fmt.Sscan(value, &n)
+			all += n
+		}
+	}
+	return all
 }
 
 // A document of 10 000 backends and 1 000 routes is applied while a client asks

@@ -65,7 +65,7 @@ func newField(t *testing.T) *field {
 	}
 	f.check(f.router.Route(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParseAddr("10.0.1.2")))
 	f.check(f.router.Route(netip.MustParsePrefix("2001:db8::/64"), netip.MustParseAddr("fd00:1::2")))
-	f.configureServices()
+	f.configureServices(fieldServices(), 7)
 	return f
 }
 
@@ -167,7 +167,9 @@ func (f *field) listen(name string) error {
 	return nil
 }
 
-func (f *field) configureServices() {
+// configureServices writes the file: so many services, and the port at which the
+// first pool's second backend is.
+func (f *field) configureServices(services []fieldService, port int) {
 	var text strings.Builder
 	fmt.Fprintf(&text, `
 node: { name: edge-1, address: 10.0.1.2, run_dir: %[1]s/run, data_dir: %[1]s/data }
@@ -175,12 +177,12 @@ fastpath: { mode: native, required: true, interfaces: [eth0], pins: %[1]s/bpf/ed
 workers: { processes: 1, threads: 1 }
 log: { access: "off" }
 pools:
-  four: { check: { tcp: true, interval: 200ms }, backends: ["10.0.2.2:7", "10.0.3.2:7"] }
+  four: { check: { tcp: true, interval: 200ms }, backends: ["10.0.2.2:7", "10.0.3.2:%[2]d"] }
   six: { backends: ["[fd00:2::2]:7", "[fd00:3::2]:7"] }
   near: { backends: ["10.9.0.2:7", "10.9.1.2:7"] }
 services:
-`, f.dir)
-	for _, s := range fieldServices() {
+`, f.dir, port)
+	for _, s := range services {
 		fmt.Fprintf(&text, "  %s: { bind: %q, protocol: %s, forward: %s, pool: %s }\n", s.name, net.JoinHostPort(s.vip, "7"), s.protocol, s.forward, s.pool)
 	}
 	f.check(os.WriteFile(f.file(), []byte(text.String()), 0o644))
