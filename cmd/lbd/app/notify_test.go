@@ -3,14 +3,19 @@ package app
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/cmd/lbd/internal/worker"
 )
 
 // systemd is as much of it as lbd talks to: it hears, and keeps descriptors.
@@ -39,8 +44,8 @@ func newSystemd(t *testing.T, dir string) *systemd {
 	return s
 }
 
-// hear waits for a message that begins so.
-func (s *systemd) hear(begin string) {
+// hear waits for a message that begins so, and returns the rest of it.
+func (s *systemd) hear(begin string) string {
 	s.t.Helper()
 	s.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 	for {
@@ -57,8 +62,21 @@ func (s *systemd) hear(begin string) {
 				s.names, s.files = append(s.names, name), append(s.files, os.NewFile(uintptr(fd), name))
 			}
 		}
-		if strings.HasPrefix(text, begin) {
-			return
+		if name, ok := strings.CutPrefix(text, "FDSTOREREMOVE=1\nFDNAME="); ok {
+			s.remove(name)
+		}
+		if rest, ok := strings.CutPrefix(text, begin); ok {
+			return rest
+		}
+	}
+}
+
+// remove closes what is kept by a name.
+func (s *systemd) remove(name string) {
+	for i := len(s.names) - 1; i >= 0; i-- {
+		if s.names[i] == name {
+			s.files[i].Close()
+			s.names, s.files = slices.Delete(s.names, i, i+1), slices.Delete(s.files, i, i+1)
 		}
 	}
 }
@@ -117,6 +135,33 @@ func TestSystemdIsToldAndKeepsTheAdminListeners(t *testing.T) {
 	sd.hear("FDSTOREREMOVE=1")
 	sd.hear("STOPPING=1")
 	c.Process.Wait()
+}
+
+// When a successor dies without a word its guard becomes the supervisor: in
+// another process, which systemd is told of before it serves.
+func TestSystemdIsToldWhenAGuardBecomesTheSupervisor(t *testing.T) {
+	s := newSite(t)
+	sd := newSystemd(t, s.dir)
+	next := s.script(`[ "$1" = run ] && kill -9 $$`)
+	c := sd.run(s)
+	sd.hear("READY=1")
+	l := s.load(2)
+	upgraded := make(chan int)
+	go func() { code, _ := s.upgradeTo(next); upgraded <- code }()
+	// From here on somebody has to listen: a message that finds ten unread ones waits.
+	pid, err := strconv.Atoi(sd.hear("MAINPID="))
+	if code := <-upgraded; code != http.StatusOK {
+		t.Errorf("the upgrade is answered with %d", code)
+	}
+	c.Process.Wait()
+	if err != nil || pid == c.Process.Pid {
+		t.Fatalf("the main process is %d (%v), was %d", pid, err, c.Process.Pid)
+	}
+	sd.hear("READY=1")
+	if got := worker.LockedBy(filepath.Join(s.dir, "run")); got != pid {
+		t.Errorf("process %d supervises, systemd was told of %d", got, pid)
+	}
+	l.endUnfailed(t)
 }
 
 func TestTheWatchdogIsSilentWhenNobodyAsks(t *testing.T) {
