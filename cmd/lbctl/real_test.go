@@ -9,10 +9,13 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +26,7 @@ import (
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 // patience bounds what a script waits for; nothing here takes that long.
@@ -66,6 +70,7 @@ func TestRealDaemon(t *testing.T) {
 			"write":       r.cmd((*rig).write),
 			"start":       r.cmd((*rig).start),
 			"start-apart": r.cmd((*rig).startApart),
+			"datagrams":   r.cmd((*rig).datagrams),
 			"pins":        r.cmd((*rig).pins),
 			"halt":        r.cmd((*rig).halt),
 			"crash":       r.cmd((*rig).crash),
@@ -182,6 +187,61 @@ func (r *rig) start(args []string) { r.run(args, r.lbd) }
 // startApart does so in a network of its own, which has eth0 with 10.0.0.1/24.
 func (r *rig) startApart(args []string) {
 	r.run(args, "unshare", "-n", "sh", "-ec", `ip link set lo up; ip link add eth0 type veth peer name other; ip addr add 10.0.0.1/24 dev eth0; ip link set other up; ip link set eth0 up; exec "$0" "$@"`, r.lbd)
+}
+
+// datagrams ADDRESS PORT has frames with UDP arrive at the daemon that started
+// apart, for 2 s.
+func (r *rig) datagrams(args []string) {
+	to, err := netip.ParseAddr(args[0])
+	r.ts.Check(err)
+	port, err := strconv.ParseUint(args[1], 10, 16)
+	r.ts.Check(err)
+	sent := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread's network is another one
+		sent <- r.sendFrames(to.As4(), uint16(port))
+	}()
+	r.ts.Check(<-sent)
+}
+
+func (r *rig) sendFrames(to [4]byte, port uint16) error {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", r.daemons["run"].Process.Pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	near, err := net.InterfaceByName("eth0")
+	if err != nil {
+		return err
+	}
+	far, err := net.InterfaceByName("other")
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	frame := slices.Concat(near.HardwareAddr, far.HardwareAddr, []byte{8, 0,
+		0x45, 0, 0, 32, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 10, 0, 0, 9}, to[:],
+		[]byte{0x30, 0x39, byte(port >> 8), byte(port), 0, 12, 0, 0, 'p', 'i', 'n', 'g'})
+	var sum uint32
+	for i := 14; i < 34; i += 2 {
+		sum += uint32(frame[i])<<8 | uint32(frame[i+1])
+	}
+	sum = ^(sum&0xffff + sum>>16)
+	frame[24], frame[25] = byte(sum>>8), byte(sum)
+	for range 100 {
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: far.Index}); err != nil {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return nil
 }
 
 // pins makes a name for pinned objects, $PINS, that no other run has.
