@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,12 +53,39 @@ func (l *load) kill(pid int) error {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		return err
 	}
+	awaitStop(pid)
 	ports, err := held(pid)
 	l.took(ports)
 	if gone := syscall.Kill(pid, syscall.SIGKILL); gone != nil {
 		return gone
 	}
 	return err
+}
+
+// stopTime bounds how long a process may take to stop.
+const stopTime = 2 * time.Second
+
+// awaitStop returns when no thread of a process runs any more. The signal wakes one
+// of them, which stops the others once it has a processor: until then they accept
+// connections.
+func awaitStop(pid int) {
+	for end := time.Now().Add(stopTime); time.Now().Before(end); time.Sleep(100 * time.Microsecond) {
+		if stopped(pid) {
+			return
+		}
+	}
+}
+
+func stopped(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range tasks {
+		text, _ := os.ReadFile(path)
+		_, rest, _ := bytes.Cut(text, []byte(") "))
+		if len(rest) > 0 && rest[0] != 'T' {
+			return false
+		}
+	}
+	return true
 }
 
 // children lists the processes that a process started.
