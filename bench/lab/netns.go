@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -63,36 +62,6 @@ func sysctl(name, value string) error {
 	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
 	if err := os.WriteFile(path, []byte(value), 0); err != nil {
 		return fmt.Errorf("set %s to %s: %w", name, value, err)
-	}
-	return nil
-}
-
-// Commands of the SIOCETHTOOL ioctl.
-const (
-	ethtoolTxChecksum = 0x17
-	ethtoolGRO        = 0x2c
-)
-
-// ethtool switches a feature of a device in the namespace of the calling
-// thread, as `ethtool -K` does.
-func ethtool(device string, feature uint32, on bool) error {
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open socket for ethtool: %w", err)
-	}
-	defer unix.Close(socket)
-	value := struct{ command, data uint32 }{feature, 0}
-	if on {
-		value.data = 1
-	}
-	request := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}{data: unsafe.Pointer(&value)}
-	copy(request.name[:unix.IFNAMSIZ-1], device)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(socket), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request))); errno != 0 {
-		return fmt.Errorf("ethtool feature %#x of %s: %w", feature, device, errno)
 	}
 	return nil
 }

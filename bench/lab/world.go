@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/l4/l4test"
 )
 
 // world is a topology made of namespaces, with the processes in them.
@@ -142,7 +144,7 @@ func (w *world) setRouter() error {
 // GRO is on.
 func (w *world) setFeeders() error {
 	for _, m := range w.role("node") {
-		if err := errors.Join(ethtool(m.downlink(), ethtoolTxChecksum, false), ethtool(m.downlink(), ethtoolGRO, true)); err != nil {
+		if err := errors.Join(l4test.Ethtool(m.downlink(), l4test.SetTxChecksum, 0), l4test.Ethtool(m.downlink(), l4test.SetGRO, 1)); err != nil {
 			return err
 		}
 	}
@@ -156,7 +158,7 @@ func (w *world) setMachines() error {
 			case "client": // tens of thousands of connections from one address
 				return errors.Join(sysctl("net.ipv4.ip_local_port_range", "1024 65535"), sysctl("net.ipv4.ip_local_reserved_ports", "2000-2999"), sysctl("net.ipv4.tcp_tw_reuse", "1"))
 			case "node":
-				return errors.Join(ethtool(m.uplink(), ethtoolGRO, true), sysctl("net.core.somaxconn", "4096"), sysctl("net.ipv4.conf.all.rp_filter", "0"))
+				return errors.Join(l4test.Ethtool(m.uplink(), l4test.SetGRO, 1), sysctl("net.core.somaxconn", "4096"), sysctl("net.ipv4.conf.all.rp_filter", "0"))
 			}
 			return nil
 		})

@@ -1,29 +1,26 @@
 package l4test
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// Commands of Ethtool, of linux/ethtool.h; their values are 0 and 1.
+const (
+	SetTxChecksum = 0x17 // ETHTOOL_STXCSUM
+	SetGRO        = 0x2c // ETHTOOL_SGRO
+)
+
 // offloads turns GRO on and transmit checksums off.
 func offloads(iface string) error {
-	const (
-		setTxChecksum = 0x17 // ETHTOOL_STXCSUM
-		setGRO        = 0x2c // ETHTOOL_SGRO
-	)
-	if err := ethtool(iface, setTxChecksum, 0); err != nil {
-		return fmt.Errorf("ethtool -K %s tx off: %w", iface, err)
-	}
-	if err := ethtool(iface, setGRO, 1); err != nil {
-		return fmt.Errorf("ethtool -K %s gro on: %w", iface, err)
-	}
-	return nil
+	return errors.Join(Ethtool(iface, SetTxChecksum, 0), Ethtool(iface, SetGRO, 1))
 }
 
-// ethtool sets one value of an interface of this thread's namespace.
-func ethtool(iface string, command, value uint32) error {
+// Ethtool sets one value of an interface of this thread's namespace.
+func Ethtool(iface string, command, value uint32) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -39,7 +36,7 @@ func ethtool(iface string, command, value uint32) error {
 	ifreq.data = unsafe.Pointer(&request)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifreq)))
 	if errno != 0 {
-		return errno
+		return fmt.Errorf("ethtool command %#x of %s: %w", command, iface, errno)
 	}
 	return nil
 }
