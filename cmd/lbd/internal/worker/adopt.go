@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +34,12 @@ func (f *Fleet) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return f.takeOver(ctx, all)
+}
+
+// takeOver goes on with these workers. Each of them may end meanwhile: what one
+// knows the others know, too, and without any left there is nothing to adopt.
+func (f *Fleet) takeOver(ctx context.Context, all []found) error {
 	reapStrays(all)
 	current := choose(all)
 	if err := f.crewOf(current); err != nil {
@@ -53,15 +58,28 @@ func (f *Fleet) adopt(ctx context.Context) error {
 		return nil
 	}
 	u, err := f.documentOf(ctx, current)
-	if err != nil {
-		return err
+	if err == nil {
+		f.update, f.adopted = u, u
+		err = f.socketsOf(ctx, current)
 	}
-	f.update, f.adopted = u, u
-	if err := f.socketsOf(ctx, current); err != nil {
+	if errors.Is(err, errGone) {
+		f.options.Log.Error("the workers to adopt have ended; others are started")
+		f.abandon()
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	f.level(ctx, current, u)
 	return nil
+}
+
+// abandon forgets a crew that ended while it was adopted.
+func (f *Fleet) abandon() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.crew.binary.Close()
+	f.crew, f.slots, f.update, f.adopted = nil, 0, nil, nil
 }
 
 // reapStrays waits for children that are no workers to adopt: those of the
@@ -322,101 +340,6 @@ func (f *Fleet) crewOf(current []found) error {
 	}
 	f.crew, f.slots = c, c.slots()
 	return nil
-}
-
-// documentOf asks the worker that is furthest: what one has committed was
-// persisted before.
-func (f *Fleet) documentOf(ctx context.Context, current []found) (*Update, error) {
-	w := slices.MaxFunc(current, func(a, b found) int { return cmp.Compare(a.hello.Generation, b.hello.Generation) })
-	var d document
-	var files map[string][]byte
-	fds, err := w.member.conn.quick(ctx, opDocument, nil, nil, &d)
-	if err == nil {
-		files, err = d.unpack(fds)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("ask worker pid %d for its configuration: %w", w.member.pid, err)
-	}
-	u := &Update{Generation: d.Generation, File: d.File, Document: d.Text, Files: files}
-	if err := u.pack(); err != nil {
-		return nil, err
-	}
-	c, err := f.options.Parse(d.File, d.Text)
-	if err != nil {
-		f.note("adopted", fmt.Sprintf("adopted workers serve a configuration (generation %d) that this lbd does not accept", d.Generation))
-		return u, nil
-	}
-	u.Config = c
-	f.user = c.Workers.User
-	return u, nil
-}
-
-// socketsOf gets the listening sockets back. Every worker holds all of them,
-// unless its supervisor died while it handed them out.
-func (f *Fleet) socketsOf(ctx context.Context, current []found) error {
-	have := map[netip.AddrPort]map[int]int{}
-	for _, w := range current {
-		held, err := w.member.conn.takeBack(ctx)
-		if err != nil {
-			return err
-		}
-		for name, fd := range held {
-			if have[name.Bind] == nil {
-				have[name.Bind] = map[int]int{}
-			}
-			if _, twice := have[name.Bind][name.Slot]; twice || !listens(fd) {
-				unix.Close(fd)
-				continue
-			}
-			have[name.Bind][name.Slot] = fd
-		}
-	}
-	for bind, fds := range have {
-		g, err := regroup(bind, fds, f.slots)
-		if err != nil {
-			return err
-		}
-		f.groups = append(f.groups, g)
-	}
-	slices.SortFunc(f.groups, func(a, b *group) int { return a.name.Compare(b.name) })
-	if f.update.Config != nil {
-		f.closeUnused(f.unused(f.update.Config))
-	}
-	return nil
-}
-
-func listens(fd int) bool {
-	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	return err == nil && on == 1
-}
-
-// regroup makes a group of sockets that came back. A slot that is missing gets
-// a new socket; one too many is from a larger crew and is let go.
-func regroup(name netip.AddrPort, fds map[int]int, slots int) (*group, error) {
-	g := &group{name: name, actual: name}
-	for _, fd := range fds {
-		if a, err := localAddr(fd); err == nil {
-			g.actual = a
-		}
-	}
-	for slot := range slots {
-		fd, ok := fds[slot]
-		if !ok {
-			var err error
-			if fd, err = bindSocket(g.actual, true); err == nil {
-				err = unix.Listen(fd, backlog)
-			}
-			if err != nil {
-				return nil, ExplainBind(g.actual, err)
-			}
-		}
-		delete(fds, slot)
-		g.fds = append(g.fds, fd)
-	}
-	for _, fd := range fds {
-		unix.Close(fd)
-	}
-	return g, nil
 }
 
 // level brings all adopted workers to the same sockets and configuration, and

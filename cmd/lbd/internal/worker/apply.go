@@ -164,23 +164,32 @@ func closeGroups(groups []*group) {
 	}
 }
 
-// prepareAll has every worker of the crew build u.
+// prepareAll has every worker of the crew build u. One that ends meanwhile was
+// perhaps not ended by u, so those that are left are asked once more.
 func (f *Fleet) prepareAll(ctx context.Context, c *crew, opened []*group, u Update) error {
-	members := f.members(c)
-	if len(members) == 0 {
-		return f.revive(ctx, c, opened, u)
-	}
-	return each(members, func(m *member) error {
-		if err := m.conn.hold(ctx, opened); err != nil {
-			return fmt.Errorf("worker %s (pid %d): %w", m.name(), m.pid, err)
+	for again := false; ; again = true {
+		members := slices.DeleteFunc(f.members(c), broken)
+		if len(members) == 0 {
+			return f.revive(ctx, c, opened, u)
 		}
-		err := u.prepare(ctx, m)
-		if err == nil || aboutDocument(err) {
+		err := each(members, func(m *member) error {
+			if err := m.conn.hold(ctx, opened); err != nil {
+				return fmt.Errorf("worker %s (pid %d): %w", m.name(), m.pid, err)
+			}
+			err := u.prepare(ctx, m)
+			if err == nil || aboutDocument(err) {
+				return err
+			}
+			return fmt.Errorf("worker %s (pid %d) refuses the configuration: %w", m.name(), m.pid, err)
+		})
+		if err == nil || aboutDocument(err) || again || !slices.ContainsFunc(members, broken) {
 			return err
 		}
-		return fmt.Errorf("worker %s (pid %d) refuses the configuration: %w", m.name(), m.pid, err)
-	})
+	}
 }
+
+// broken: it has ended, or is about to be replaced.
+func broken(m *member) bool { return m.conn.failure() != nil }
 
 // prepare has one worker build the update, and tells what it answered.
 func (u Update) prepare(ctx context.Context, m *member) error {

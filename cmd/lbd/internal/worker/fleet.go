@@ -132,6 +132,23 @@ type Fleet struct {
 // OpenFleet takes the run directory (one lbd at a time) and adopts the workers
 // that an earlier supervisor left in it, if any.
 func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
+	f, err := newFleet(o)
+	if err != nil {
+		return nil, err
+	}
+	f.turn <- struct{}{} // who dies meanwhile is replaced when all is known that a worker needs
+	err = f.adopt(ctx)
+	f.release()
+	if err != nil {
+		f.letGo()
+		return nil, err
+	}
+	f.runAll()
+	return f, nil
+}
+
+// newFleet takes the run directory.
+func newFleet(o Options) (*Fleet, error) {
 	if o.Stderr == nil {
 		o.Stderr = os.Stderr
 	}
@@ -161,19 +178,16 @@ func OpenFleet(ctx context.Context, o Options) (*Fleet, error) {
 		notes: map[string]string{},
 	}
 	f.ctx, f.end = context.WithCancel(context.Background())
-	f.turn <- struct{}{} // who dies meanwhile is replaced when all is known that a worker needs
-	err = f.adopt(ctx)
-	f.release()
-	if err != nil {
-		f.letGo()
-		return nil, err
-	}
+	return f, nil
+}
+
+// runAll starts what goes on for as long as the fleet does.
+func (f *Fleet) runAll() {
 	f.run(f.runSettle)
 	f.run(f.runState)
 	f.run(f.runSave)
 	f.run(f.runTickets)
 	wake(f.poke)
-	return f, nil
 }
 
 // run starts a goroutine that Close waits for; it ends with f.ctx. Do not hold

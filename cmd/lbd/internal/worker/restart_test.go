@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -78,4 +79,62 @@ func TestThePanicOfAWorkerIsKeptWithItsStacks(t *testing.T) {
 		t.Errorf("pid %d, %s, said %.300q", c.PID, c.How, c.Said)
 	}
 	until(t, "another is in its place", func() bool { c := f.Crew(); return c[0].Ready && c[1].Ready && c[0].PID != pid && c[1].PID != pid })
+}
+
+// Workers may end between the moment they say who they are and the one they are
+// asked what they have. Who is left answers for them; when nobody is, the next
+// configuration finds an empty house.
+func TestWorkersThatEndWhileTheyAreAdoptedAreReplaced(t *testing.T) {
+	for _, victims := range []int{1, 2} {
+		t.Run(fmt.Sprint(victims, " of 2"), func(t *testing.T) {
+			dir, port := shortDir(t), freePort(t)
+			s := startSupervisor(t, dir, documentOn(port))
+			before := pids(s.report(t, bothReady).Crew)
+			s.cmd.Process.Kill()
+			s.cmd.Wait()
+
+			f, err := newFleet(testOptions(dir, testLog()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { f.Shutdown(t.Context()) })
+			f.turn <- struct{}{}
+			all, err := f.find(t.Context())
+			if err != nil || len(all) != 2 {
+				t.Fatalf("%d found, %v", len(all), err)
+			}
+			for _, w := range all[:victims] {
+				unix.Kill(w.member.pid, unix.SIGKILL)
+			}
+			err = f.takeOver(t.Context(), all)
+			f.release()
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.runAll()
+			apply(t, f, update(1, documentOn(port)))
+			until(t, "a whole crew serves", func() bool {
+				c := f.Crew()
+				return len(c) == 2 && c[0].Ready && c[1].Ready && c[0].PID != before[0] && (c[1].PID == before[1]) == (victims == 1)
+			})
+			ask(t, fmt.Sprintf("127.0.0.1:%d", port))
+		})
+	}
+}
+
+// A worker that ends while a configuration is on its way does not refuse it.
+func TestAConfigurationIsNotRefusedByWhoEnds(t *testing.T) {
+	f, addr := started(t)
+	port := f.Sockets()[0].Bind.Port()
+	for n := range uint64(4) {
+		c := f.Crew()
+		for _, w := range c[:1+n%2] {
+			unix.Kill(w.PID, unix.SIGKILL)
+		}
+		apply(t, f, update(2+n, documentOn(int(port))))
+		if got := ask(t, addr); got.Generation != 2+n {
+			t.Errorf("generation %d is served, want %d", got.Generation, 2+n)
+		}
+		until(t, "all are back", func() bool { c := f.Crew(); return c[0].Ready && c[1].Ready })
+	}
 }
