@@ -205,6 +205,29 @@ func (l *ledger) found() (document int, drained bool, err error) {
 	return document, drained, nil
 }
 
+// compare holds what a node has that was started again against what it said, and
+// takes that for what is so from now on. It reports whether what was under way was
+// made without a word.
+func (l *ledger) compare(when string) (open bool) {
+	t := l.site.t
+	t.Helper()
+	document, drained, err := l.found()
+	ring, err2 := l.ring()
+	switch err := errors.Join(err, err2); {
+	case err != nil:
+		t.Fatalf("%s: %v", when, err)
+	case !slices.Equal(ring, l.keys) && !slices.Equal(ring, l.nextKeys):
+		t.Fatalf("%s: the keys are %v, %v were acknowledged", when, ring, l.keys)
+	case document != l.document && document != l.nextDocument:
+		t.Fatalf("%s: document %d runs, %d was acknowledged and %d under way", when, document, l.document, l.nextDocument)
+	case drained != l.drained && drained != l.nextDrained:
+		t.Fatalf("%s: drained %v, %v was acknowledged", when, drained, l.drained)
+	}
+	open = document != l.document || drained != l.drained || !slices.Equal(ring, l.keys)
+	l.document, l.drained, l.keys = document, drained, ring
+	return open
+}
+
 // Killed at any point of applies, drains and key rotations, lbd comes back with
 // what it said it has; what was under way is there whole or not at all. -kills
 // 1000 takes its time.
@@ -243,22 +266,9 @@ func TestKilledWhileItChangesLbdKeepsWhatItSaidItHas(t *testing.T) {
 		}
 		<-killed
 		c = s.restart(c)
-		document, drained, err := l.found()
-		ring, err2 := l.ring()
-		switch err := errors.Join(err, err2); {
-		case err != nil:
-			t.Fatalf("kill %d: %v", k+1, err)
-		case !slices.Equal(ring, l.keys) && !slices.Equal(ring, l.nextKeys):
-			t.Fatalf("kill %d: the keys are %v, %v were acknowledged", k+1, ring, l.keys)
-		case document != l.document && document != l.nextDocument:
-			t.Fatalf("kill %d: document %d runs, %d was acknowledged and %d under way", k+1, document, l.document, l.nextDocument)
-		case drained != l.drained && drained != l.nextDrained:
-			t.Fatalf("kill %d: drained %v, %v was acknowledged", k+1, drained, l.drained)
-		}
-		if document != l.document || drained != l.drained || !slices.Equal(ring, l.keys) {
+		if l.compare(fmt.Sprint("kill ", k+1)) {
 			open++
 		}
-		l.document, l.drained, l.keys = document, drained, ring
 	}
 	traffic.endUnfailed(t)
 	t.Logf("%d kills: %d changes acknowledged, %d of them steps of key rotations, none lost; %d more were made that nobody was told of; %d requests, %d failed",

@@ -1,0 +1,90 @@
+package app
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/cluster"
+)
+
+var fire = flag.Int("fire", 9, "of so many system calls of a change one is interfered with; 1: each")
+
+// Each change is made again and again, and each time something happens at another
+// system call of its writes: lbd is killed before it, in the middle of it, or the disk
+// says EIO or ENOSPC. What lbd has then is what was before or what was asked for, the
+// one it said; whoever asks the workers meanwhile notices nothing. -fire 1 takes
+// minutes.
+func TestUnderFireAtAnySystemCallStateIsOldOrNew(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d", seed)
+	s := newSite(t)
+	l := &ledger{site: s, keys: []string{cluster.NewKey().String()}}
+	if err := errors.Join(os.WriteFile(filepath.Join(s.dir, "key"), []byte(l.keys[0]+"\n"), 0o600), os.WriteFile(s.file(), []byte(l.settings()+l.objects(0)), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	c := s.start()
+	if err := errors.Join(l.call("POST", "/v1/config/adopt", ""), l.call("PUT", "/v1/config", l.objects(0))); err != nil {
+		t.Fatal(err)
+	}
+	workers := s.pids()
+	traffic := s.load(1)
+	for kind, change := range []string{"a document", "a drain", "a step of a key rotation"} {
+		for _, what := range []struct{ name, action string }{
+			{"killed before", traceKill}, {"killed in the middle of", traceTear},
+			{"EIO from", strconv.Itoa(int(unix.EIO))}, {"ENOSPC from", strconv.Itoa(int(unix.ENOSPC))},
+		} {
+			calls, met, refused, made := 0, 0, 0, 0
+			for n := 1 + random.IntN(*fire); ; n += *fire {
+				l.nextDocument, l.nextDrained, l.nextKeys = l.document, l.drained, l.keys
+				tr := trace(t, c.Process.Pid, s.dir, what.action, n)
+				err := l.change(kind)
+				alive := what.action != traceKill && what.action != traceTear
+				if err != nil && alive {
+					l.nextDocument, l.nextDrained, l.nextKeys = l.document, l.drained, l.keys
+					refused++
+				}
+				when := fmt.Sprintf("%s: %s call %d", change, what.name, n)
+				if alive {
+					l.compare(when)
+				}
+				c = s.restart(c)
+				tr.end()
+				if !tr.acted && err != nil {
+					t.Fatalf("%s: %v, and nothing happened; the calls are %q", when, err, tr.calls)
+				}
+				l.compare(when + " of " + strings.Join(tr.calls, ", "))
+				if !tr.acted {
+					calls = len(tr.calls)
+					break
+				}
+				met++
+				if err == nil {
+					made++
+				}
+			}
+			t.Logf("%s, %s one of %d calls: %d times; %d made in spite of it, %d refused", change, what.name, calls, met, made, refused)
+			if calls < 8 {
+				t.Errorf("%s makes only %d system calls at files", change, calls)
+			}
+		}
+	}
+	if now := s.pids(); !slices.Equal(now, workers) {
+		t.Errorf("workers %v, were %v", now, workers)
+	}
+	traffic.endUnfailed(t)
+}
