@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -25,7 +26,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
+	"github.com/cirque-lb/lb/l7"
 	"github.com/cirque-lb/lb/l7/filter"
 )
 
@@ -34,10 +37,30 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && slices.Contains([]string{"run", "worker", "trial", "guard", "validate", "version", "detach", "agent", "bogus"}, os.Args[1]) {
 		failSyncs()
 		skewClock()
-		Main("", filter.All)
+		Main("", offered())
 		return
 	}
 	os.Exit(m.Run())
+}
+
+// panicEnv makes lbd offer a filter that has a goroutine panic.
+const panicEnv = "LBD_TEST_PANIC"
+
+// offered are the stock filters and, when asked for, one whose goroutine panics,
+// where nobody recovers it.
+func offered() map[string]l7.Builder {
+	all := maps.Clone(filter.All)
+	if os.Getenv(panicEnv) != "" {
+		all["burst"] = func(lb.Node) (l7.Filter, error) {
+			return l7.Filter{Name: "burst", Request: func(*l7.Session) (*l7.Response, error) { go burst(); return nil, nil }}, nil
+		}
+	}
+	return all
+}
+
+func burst() {
+	time.Sleep(100 * time.Millisecond) // the request is with its backend by then
+	panic("as it was told")
 }
 
 // site is a directory with a configuration, and what runs by it.
