@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb/bench/rig"
 )
 
 func main() {
@@ -28,6 +30,7 @@ func main() {
 	peer := flag.String("peer", "", "start only this one: lbd, nginx or haproxy")
 	only := flag.String("only", "", "only behaviours whose name contains this")
 	flag.Parse()
+	rig.EndOnInterrupt()
 	chosen = slices.DeleteFunc(all(), func(b behaviour) bool { return !strings.Contains(b.name, *only) })
 	if err := run(*proxy, cmp.Or(*h2, *proxy), *backend, *peer, *head); err != nil {
 		fmt.Fprintln(os.Stderr, "behave:", err)

@@ -18,6 +18,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb/bench/rig"
 )
 
 // plan is how much of everything there is.
@@ -100,6 +102,7 @@ func with(name, lbd string, do func(subject) (bool, error)) (bool, error) {
 		return false, err
 	}
 	defer s.close()
+	rig.EndOnInterrupt(s.close) // successors and daemons are nobody's children
 	if err := s.start(); err != nil {
 		return false, fmt.Errorf("%w\n%s", err, s.tail())
 	}
@@ -135,6 +138,9 @@ func run(s subject, p plan, seed uint64) (ok bool, err error) {
 		err := e.do()
 		if err == nil {
 			err = s.settle()
+		}
+		if rig.Interrupted() {
+			select {} // nothing is told of what we end ourselves
 		}
 		after := l.sum()
 		fmt.Printf("%s %6.1fs %3d %-40s %6.0f ms, %d sent, %d failed, %d wrong, %d closed, %d of a killed worker\n", began.Add(at).Format("15:04:05.000"), at.Seconds(), i+1, e.what, (time.Since(began)-at).Seconds()*1e3,

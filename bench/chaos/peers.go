@@ -18,7 +18,6 @@ import (
 type peer struct {
 	*place
 	name string
-	main *exec.Cmd
 }
 
 func newPeer(name string) (*peer, error) {
@@ -110,7 +109,6 @@ func (s *peer) start() error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	s.main = c
 	go c.Wait()
 	return s.settle()
 }
@@ -229,19 +227,4 @@ func alive(pid int) bool {
 	return err == nil && ok && state[0] != 'Z'
 }
 
-func (s *peer) close() {
-	defer s.leave()
-	pid := s.pid()
-	if pid <= 1 {
-		if s.main != nil {
-			s.main.Process.Kill()
-		}
-		return
-	}
-	all := append(children(pid), pid)
-	syscall.Kill(pid, syscall.SIGTERM)
-	time.Sleep(500 * time.Millisecond)
-	for _, pid := range all {
-		syscall.Kill(pid, syscall.SIGKILL)
-	}
-}
+func (s *peer) close() { s.leave() }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -14,11 +15,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/cirque-lb/lb/bench/rig"
 	"github.com/cirque-lb/lb/l7/certtest"
 )
 
@@ -64,9 +67,38 @@ func freePort() (int, error) {
 
 func (p *place) ports() ports { return p.at }
 
+// leave ends all that runs by the files of the place, whoever started it.
 func (p *place) leave() {
+	running := map[int]bool{}
+	for end := time.Now().Add(3 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		for _, pid := range p.processes() {
+			running[pid] = true
+		}
+		maps.DeleteFunc(running, func(pid int, _ bool) bool { return !alive(pid) })
+		if len(running) == 0 || time.Now().After(end) {
+			break
+		}
+		for pid := range running {
+			syscall.Kill(pid, syscall.SIGTERM) // the second is "at once" to lbd
+		}
+	}
+	for pid := range running {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
 	p.backend.Close()
 	os.RemoveAll(p.dir)
+}
+
+// processes are those whose arguments name the directory, with their children.
+func (p *place) processes() (pids []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range all {
+		if args, _ := os.ReadFile(file); bytes.Contains(args, []byte(p.dir)) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			pids = append(pids, rig.Family(pid)...)
+		}
+	}
+	return pids
 }
 
 // site is lbd that runs by a configuration.
@@ -318,20 +350,9 @@ func (s *site) reload(n int) error {
 	return s.order("/v1/config/reload", "")
 }
 
-// close ends lbd and what is left of it.
 func (s *site) close() {
-	all, _ := s.workers()
-	if pid := s.supervisor(); pid > 1 {
-		syscall.Kill(pid, syscall.SIGTERM)
-		time.Sleep(100 * time.Millisecond)
-		syscall.Kill(pid, syscall.SIGTERM)
-	}
-	time.Sleep(time.Second)
-	for _, w := range all {
-		syscall.Kill(w.PID, syscall.SIGKILL)
-	}
-	s.grpc.Close()
 	s.leave()
+	s.grpc.Close()
 }
 
 // tail keeps the last of what lbd says.

@@ -45,6 +45,7 @@ func main() {
 	peer := flag.String("peer", "", "attack only this one: lbd, nginx or haproxy")
 	only := flag.String("only", "", "only attacks whose name contains this")
 	flag.Parse()
+	rig.EndOnInterrupt()
 	o.connections = min(o.connections, 5000)
 	if err := run(o, *peer, *only); err != nil {
 		log.Fatal("floods: ", err)

@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cirque-lb/lb/bench/rig"
 	"github.com/cirque-lb/lb/l7/certtest"
 )
 
@@ -28,6 +29,7 @@ func main() {
 	lbd := flag.String("lbd", "bin/lbd", "the program")
 	gobin := flag.String("go", "go", "the go command")
 	flag.Parse()
+	rig.EndOnInterrupt()
 	if err := run(*lbd, *gobin, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "h2spec:", err)
 		os.Exit(1)

@@ -32,6 +32,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cirque-lb/lb/bench/rig"
 	"github.com/cirque-lb/lb/l7/certtest"
 )
 
@@ -54,6 +55,7 @@ func main() {
 		hold(*holder, *n, *block, *secure)
 		return
 	}
+	rig.EndOnInterrupt()
 	if err := run(*binary, *n, *requests, *secure); err != nil {
 		log.Fatalf("bench: %v", err)
 	}

@@ -21,6 +21,8 @@ import (
 	"os/signal"
 	"strings"
 	"time"
+
+	"github.com/cirque-lb/lb/bench/rig"
 )
 
 // A row of the table.
@@ -110,6 +112,7 @@ func main() {
 		shakeHands(*shake, p.length)
 		return
 	}
+	rig.EndOnInterrupt()
 	if *quick {
 		p.rounds, p.length = 3, time.Second
 	}

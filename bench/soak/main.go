@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/cirque-lb/lb/bench/rig"
 )
 
 func main() {
@@ -25,6 +27,7 @@ func main() {
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "repeats what clients and backends choose")
 	lbd := flag.String("lbd", "bin/lbd", "the program")
 	flag.Parse()
+	rig.EndOnInterrupt()
 	ok, err := run(*lbd, *duration, *seed)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)
