@@ -225,6 +225,24 @@ func TestWindowsBoundWhatIsSent(t *testing.T) {
 	want(t, "made larger", r.text(t, output(c)), "SETTINGS ack\nDATA 1 14 end")
 }
 
+func TestAnEndWithoutBytesPassesANegativeWindow(t *testing.T) {
+	c, h, w, r := server(t, Config{})
+	w.head(1, true, get()...)
+	if err := c.Receive(w.bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	s := h.streams[1]
+	sendHead(c, s, false, ":status", "200")
+	c.Write(s, make([]byte, 1000), false)
+	r.text(t, output(c))
+	_ = w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize}) // the window is -1000 now
+	if err := c.Receive(w.bytes(), 0); err != nil {
+		t.Fatal(err)
+	}
+	c.Write(s, nil, true)
+	want(t, "output", r.text(t, output(c)), "SETTINGS ack\nDATA 1 0 end")
+}
+
 func TestTheConnectionWindowBoundsAll(t *testing.T) {
 	c, h, w, r := server(t, Config{})
 	_ = w.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20})

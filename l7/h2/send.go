@@ -83,7 +83,7 @@ func (c *Conn) endInRound() *Stream {
 
 // sendQueued moves one frame of s into the output.
 func (c *Conn) sendQueued(s *Stream) {
-	n := int(min(int64(s.queue.size), int64(frameSize), s.sendWindow, c.sendWindow))
+	n := c.fits(s, s.queue.size)
 	last := n == s.queue.size && s.has(endQueued)
 	if n > 0 || last && !s.has(hasTrailers) {
 		end := last && !s.has(hasTrailers)
@@ -105,6 +105,12 @@ func (c *Conn) sendQueued(s *Stream) {
 	if s.queue.size <= lowMark {
 		c.handler.StreamDrained(s)
 	}
+}
+
+// fits returns how many of n bytes one frame of s may carry now. A window may be
+// negative (section 6.9.2), and an end without bytes goes out all the same.
+func (c *Conn) fits(s *Stream, n int) int {
+	return int(max(0, min(int64(n), frameSize, s.sendWindow, c.sendWindow)))
 }
 
 func endFlag(end bool) byte {
@@ -164,9 +170,9 @@ func (c *Conn) Write(s *Stream, p []byte, end bool) {
 // queue, and returns the rest.
 func (c *Conn) writeThrough(s *Stream, p []byte, end bool) []byte {
 	for c.pending() < outTarget {
-		n := int(min(int64(len(p)), int64(frameSize), s.sendWindow, c.sendWindow))
+		n := c.fits(s, len(p))
 		last := end && n == len(p)
-		if n <= 0 && !last {
+		if n == 0 && !last {
 			break
 		}
 		b := appendFrame(c.room(), n, frameData, endFlag(last), s.id)
