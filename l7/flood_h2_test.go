@@ -26,6 +26,10 @@ func TestH2FloodsLeaveTheInnocentAlone(t *testing.T) {
 			r.head(uint32(2*i+1), true, request("GET", "/")...)
 			return r.fr.WriteWindowUpdate(uint32(2*i+1), 0)
 		},
+		"made you reset: bytes for a tunnel that is not open": func(r *raw, i int) error {
+			r.head(uint32(2*i+1), false, extended("/")...)
+			return r.fr.WriteData(uint32(2*i+1), false, []byte("x"))
+		},
 		"empty DATA": func(r *raw, i int) error {
 			if i == 0 {
 				r.head(1, false, request("POST", "/")...)

@@ -164,6 +164,7 @@ func (c *serverH2) Data(s *h2.Stream, p []byte, end bool) {
 	case st.x == nil:
 	case st.tunnel == tunnelAsked:
 		st.endStream(h2.ProtocolError) // there is nobody yet to speak to
+		c.conn.Blame()
 		st.x.clientFailed(&Error{Status: 400, Source: FromClient, Reason: lb.BadRequest, Err: errEarlyTunnel})
 	default:
 		st.x.requestBody(p, end)

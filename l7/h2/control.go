@@ -17,8 +17,8 @@ func (c *Conn) onReset(f frame, p []byte) {
 		return
 	}
 	code := ErrCode(binary.BigEndian.Uint32(p))
-	if code == NoError && s.has(recvEnd) {
-		c.unlink(s) // a whole message, and the peer does not want the rest of ours
+	if c.config.Client && code == NoError && s.has(recvEnd) {
+		c.unlink(s) // a whole response, and the server does not want the rest of the request
 		c.handler.Closed(s, nil)
 		return
 	}

@@ -34,6 +34,10 @@ func TestFloodsAreStopped(t *testing.T) {
 			w.head(uint32(2*i+1), true, get()...)
 			_ = w.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 		}},
+		{"rapid reset with NO_ERROR", 210, nil, func(w *wire, i int) {
+			w.head(uint32(2*i+1), true, get()...)
+			_ = w.WriteRSTStream(uint32(2*i+1), http2.ErrCodeNo)
+		}},
 		{"malformed requests", 110, nil, func(w *wire, i int) { w.head(uint32(2*i+1), true, get("X", "y")...) }},
 		{"made you reset: window overflow", 210, nil, func(w *wire, i int) {
 			w.head(uint32(2*i+1), true, get()...)

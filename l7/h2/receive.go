@@ -145,6 +145,10 @@ func (c *Conn) charge() {
 // chargeReset counts a stream that the peer ended early, or made us end.
 func (c *Conn) chargeReset() { c.chargeResets(1) }
 
+// Blame counts a stream that the owner Reset for a fault of the peer's which only
+// the owner sees: else that would be the way around the budget.
+func (c *Conn) Blame() { c.chargeReset() }
+
 func (c *Conn) chargeResets(n int) {
 	if n > 0 && c.budget.reset(c.now, n, c.config.Resets) && !c.config.Client {
 		c.fail(EnhanceYourCalm, "too many reset streams")
