@@ -47,6 +47,8 @@ type Loop struct {
 
 	start   time.Time     // epoch
 	now     time.Duration // since start, at the turn's beginning
+	wall    time.Time     // what the host's clock said at a moment of late, wallAt
+	wallAt  time.Duration
 	yielded time.Duration
 	slept   bool // since the last turn, for longer than a nap
 	stopped bool
@@ -72,7 +74,7 @@ type Loop struct {
 	posted []func() // guarded by mu
 	taken  []func() // posted's twin, to swap with
 
-	beat  atomic.Int64 // unix nanoseconds
+	beat  atomic.Int64 // of now, for other threads
 	slow  atomic.Uint64
 	rests atomic.Uint64 // of listeners
 	turns atomic.Uint64
@@ -114,9 +116,10 @@ func New() (*Loop, error) {
 	l := &Loop{epoll: epoll, wake: wake, start: epoch, stall: stallTimeout, input: make([]byte, MaxIO)}
 	l.strain.loop, l.strain.kernel = l, kernelWants()
 	l.wheel.init()
-	l.now = time.Since(epoch)
+	l.readWall()
+	l.now = l.wallAt
 	l.wheel.done = int64(l.now / Tick)
-	l.beat.Store(time.Now().UnixNano())
+	l.beat.Store(int64(l.now))
 	if _, _, err := l.register(wake, unix.EPOLLIN, (*waker)(l)); err != nil {
 		l.Close()
 		return nil, err
@@ -176,12 +179,22 @@ func (l *Loop) tick() {
 	now := time.Since(l.start)
 	l.noteTurn(now)
 	l.now = now
-	l.beat.Store(l.start.UnixNano() + int64(l.now))
+	l.beat.Store(int64(l.now))
+	if l.now-l.wallAt >= time.Second {
+		l.readWall()
+	}
 	l.turns.Add(1)
 	if l.now-l.yielded > yieldAfter {
 		l.yielded = l.now
 		runtime.Gosched()
 	}
+}
+
+// readWall looks at the host's clock again: it may be set while we run, and a
+// guest's goes on while the guest is asleep.
+func (l *Loop) readWall() {
+	l.wall = time.Now()
+	l.wallAt = l.wall.Sub(l.start)
 }
 
 // noteTurn counts a turn that took too long. If the loop slept since, its end
@@ -245,16 +258,17 @@ func (l *Loop) Later(r Runner) { l.later = append(l.later, r) }
 func (l *Loop) Now() time.Duration { return l.now }
 
 // Time is Now as a wall-clock time.
-func (l *Loop) Time() time.Time { return l.start.Add(l.now) }
+func (l *Loop) Time() time.Time { return l.At(l.now) }
 
 // Clock is Now, but read now.
 func (l *Loop) Clock() time.Duration { return time.Since(l.start) }
 
 // At is the wall-clock time of a moment that Now gave.
-func (l *Loop) At(d time.Duration) time.Time { return l.start.Add(d) }
+func (l *Loop) At(d time.Duration) time.Time { return l.wall.Add(d - l.wallAt) }
 
-// Beat is when the loop last turned. Any thread may ask.
-func (l *Loop) Beat() time.Time { return time.Unix(0, l.beat.Load()) }
+// Beat is when the loop last turned, with a monotonic reading: how long ago that
+// was does not depend on who sets the host's clock. Any thread may ask.
+func (l *Loop) Beat() time.Time { return l.start.Add(time.Duration(l.beat.Load())) }
 
 // Rests counts how often a listener rested because it got no descriptor. Any
 // thread may ask.

@@ -517,6 +517,23 @@ func TestPostFromManyGoroutines(t *testing.T) {
 	})
 }
 
+// The host's clock may be set, by hours, while we run.
+func TestABeatIsOfNoWallClock(t *testing.T) {
+	l := running(t)
+	if beat := l.Beat(); !strings.Contains(beat.String(), " m=") {
+		t.Errorf("the beat %s has no monotonic reading: a clock that is set makes its age", beat)
+	}
+	on(t, l, func() { // as if it had been set since
+		l.wall = l.wall.Round(0).Add(-time.Hour)
+		l.wallAt -= time.Second
+	})
+	on(t, l, func() {
+		if off := time.Since(l.Time().Round(0)).Abs(); off > time.Minute {
+			t.Errorf("the loop's clock is %s off", off)
+		}
+	})
+}
+
 func TestAnIdleLoopBeats(t *testing.T) {
 	l := running(t)
 	for first := l.Beat(); l.Beat() == first; {
