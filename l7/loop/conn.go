@@ -157,6 +157,9 @@ func (c *Conn) read() bool {
 	case errno != 0:
 		c.fail(os.NewSyscallError("read", errno))
 		return false
+	case n == 0 && c.broken: // a reset: the write that met it took its error away
+		c.fail(os.NewSyscallError("read", unix.ECONNRESET))
+		return false
 	case n == 0:
 		c.eof = true
 		c.user.Ended(io.EOF)

@@ -222,30 +222,6 @@ func TestAPeerThatReadsNothingIsGivenUp(t *testing.T) {
 	on(t, l, r.conn.Close)
 }
 
-func TestAResetIsToldWhilePausedToo(t *testing.T) {
-	for _, paused := range []bool{false, true} {
-		l := running(t)
-		accepted := make(chan int, 1)
-		addr := listenOn(t, l, func(fd int) { accepted <- fd })
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &recorder{events: make(chan string, 10)}
-		fd := wait(t, accepted)
-		on(t, l, func() {
-			r.conn.Init(l, fd, r)
-			if paused {
-				r.conn.Pause()
-			}
-		})
-		c.(*net.TCPConn).SetLinger(0)
-		c.Close()
-		r.want(t, "reset")
-		on(t, l, r.conn.Close)
-	}
-}
-
 type acceptFunc func(fd int)
 
 func (f acceptFunc) Accepted(fd int, _ netip.AddrPort) { f(fd) }

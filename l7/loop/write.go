@@ -17,7 +17,7 @@ func (c *Conn) Write(p []byte) {
 	if len(p) >= direct && !c.blocked && c.made != connecting {
 		var n int
 		n, full = c.writeNow(p)
-		if p = p[n:]; len(p) == 0 || c.closed {
+		if p = p[n:]; len(p) == 0 || c.broken {
 			return
 		}
 	}
@@ -49,8 +49,14 @@ func (c *Conn) writeNow(p []byte) (took int, full bool) {
 	} else {
 		n, errno = rawWrite2(int(c.fd), waiting, p)
 	}
-	if errno != 0 {
-		return 0, errno == unix.EAGAIN // another one the flush at the turn's end meets again
+	switch {
+	case errno == unix.EAGAIN:
+		return 0, true
+	case errno != 0:
+		if c.reads() {
+			c.stopWriting()
+		}
+		return 0, false // what does not read hears of it from the flush at the turn's end, which meets it again
 	}
 	full = n < min(len(waiting)+len(p), MaxIO)
 	c.taken += uint64(n)
@@ -187,10 +193,17 @@ func (c *Conn) failWrite(err error) {
 	if gaveUp {
 		c.ResetOnClose() // else the kernel keeps for minutes what it has for the peer
 	}
-	if gaveUp || c.ending || c.eof || c.paused {
+	if gaveUp || !c.reads() {
 		c.fail(err)
 		return
 	}
+	c.stopWriting()
+}
+
+// reads reports whether what is wrong will be told by reading, too.
+func (c *Conn) reads() bool { return !c.ending && !c.eof && !c.paused }
+
+func (c *Conn) stopWriting() {
 	c.drop()
 	c.broken = true
 }
