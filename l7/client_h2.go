@@ -193,7 +193,7 @@ func (c *clientH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 		r.put()
 		return
 	}
-	res := &r.response
+	res := &r.x.response
 	header := res.Header[:0]
 	for _, f := range h.Fields {
 		if f.Name != "content-length" {

@@ -100,6 +100,7 @@ type exchange struct {
 	outPaused bool
 	tunnel    bool
 	reply     *answerH1 // what an HTTP/1 backend's response points into
+	response  Response  // an HTTP/2 backend's
 	made      bool      // the response was made here
 
 	// A phase that runs off the loop.
@@ -252,15 +253,19 @@ func (x *exchange) upstreamInfo(status int, h Header) {
 // strings are valid until the response has ended. After end the upstream has let
 // go of the exchange.
 func (x *exchange) upstreamHead(res *Response, end bool) {
+	if end {
+		x.letGo()
+	}
+	if x.hold(heldEvent{kind: heldUpHead, response: res, end: end}) {
+		return
+	}
 	x.answered = x.thread.loop.Now()
 	x.session.Response = res
 	if x.view.via != nil {
 		res.Header.Add("Via", x.view.via.of(res.Version))
 	}
 	x.bodyless = end
-	if end {
-		x.letGo()
-	} else {
+	if !end {
 		x.waitBody()
 	}
 	x.observe(res)

@@ -12,11 +12,12 @@ const maxBlocking = 256
 
 // heldEvent is what happened to an exchange while a phase ran off the loop.
 type heldEvent struct {
-	kind   heldKind
-	data   []byte
-	header Header
-	end    bool
-	err    *Error
+	kind     heldKind
+	data     []byte
+	header   Header
+	response *Response // the exchange's own
+	end      bool
+	err      *Error
 }
 
 type heldKind uint8
@@ -26,6 +27,7 @@ const (
 	heldTrailers
 	heldRefuse
 	heldGone
+	heldUpHead
 	heldUpBody
 	heldUpTrailers
 	heldUpFailed
@@ -213,6 +215,8 @@ func (x *exchange) happen(h heldEvent) {
 		x.requestTrailers(h.header)
 	case heldRefuse:
 		x.refuse(x.session.Request, h.err)
+	case heldUpHead:
+		x.upstreamHead(h.response, h.end)
 	case heldUpBody:
 		x.upstreamBody(h.data, h.end)
 	case heldUpTrailers:

@@ -16,8 +16,7 @@ type requestH2 struct {
 	c        *clientH2
 	x        *exchange  // nil when it is over
 	s        *h2.Stream // nil before sendHead and after its end
-	response Response
-	waits    bool // for the connection
+	waits    bool       // for the connection
 	reserved bool
 	answered bool   // the head of the response came
 	failure  *Error // of which x is told later in the turn
@@ -91,11 +90,7 @@ func (r *requestH2) put() {
 	r.c.thread.h2.requests.put(r)
 }
 
-func (r *requestH2) reset() {
-	header := r.response.Header
-	clear(header)
-	*r = requestH2{response: Response{Header: header[:0]}}
-}
+func (r *requestH2) reset() { *r = requestH2{} }
 
 // sendHead is upstream's, as those that follow.
 func (r *requestH2) sendHead(req *Request, end bool) {
@@ -233,12 +228,7 @@ func (r *requestH2) whole(tell func(*exchange)) {
 	if r.s != nil && !r.s.Finished() {
 		r.endStream(h2.Cancel)
 	}
-	x := r.detach()
-	number := x.number
-	tell(x)
-	if x.number == number && x.suspended {
-		r.response = Response{} // a filter still looks at it
-	}
+	tell(r.detach())
 	r.put()
 }
 

@@ -99,16 +99,18 @@ func (t *thread) recycle(x *exchange) {
 	}
 	x.session.resetLocals()
 	number, locals, header, text, tried, timer := x.number, x.session.locals, x.request.Header[:0], x.text[:0], x.tried[:0], x.timer
+	clear(x.response.Header) // its strings are nobody's memory but their own
+	fields := x.response.Header[:0]
 	*x = exchange{}
 	x.thread, x.number, x.timer = t, number+1, timer // which rests: the wheel still knows it
-	x.session.locals, x.request.Header, x.text, x.tried = locals, header, text, tried
+	x.session.locals, x.request.Header, x.response.Header, x.text, x.tried = locals, header, fields, text, tried
 	t.exchanges = append(t.exchanges, x)
 }
 
 // spoil overwrites what x lent to filters.
 func (x *exchange) spoil() {
 	spoiled := Field{Name: "spoiled", Value: "kept without a copy"}
-	headers := []Header{x.request.Header}
+	headers := []Header{x.request.Header, x.response.Header}
 	texts := [][]byte{x.text[:cap(x.text)]}
 	if x.reply != nil {
 		headers = append(headers, x.reply.response.Header)
@@ -245,5 +247,5 @@ func (a *answerH1) reset() {
 	if !a.whole {
 		a.parsed.Reset()
 	}
-	a.method, a.chunked, a.sent, a.upgrade, a.heard, a.whole = "", false, false, false, false, false
+	a.method, a.chunked, a.sent, a.upgrade, a.heard, a.whole, a.interim = "", false, false, false, false, false, 0
 }

@@ -98,13 +98,18 @@ func (x *exchange) rearm() {
 	}
 }
 
+// suspendedTick is how often a wait that is over looks whether the phase off the
+// loop is, too.
+const suspendedTick = 50 * time.Millisecond
+
 // Expired is called when a wait took too long.
 func (x *exchange) Expired(*loop.Timer) {
-	if x.suspended && x.wait != waitConnection && x.wait != waitRoom {
-		x.arm(x.wait, time.Second) // what a phase off the loop does is bounded by its context
+	late := x.deadline > 0 && x.thread.loop.Now() >= x.deadline
+	if x.suspended && (late || x.wait != waitConnection && x.wait != waitRoom) {
+		x.thread.loop.Set(&x.timer, suspendedTick, x) // what a phase off the loop does is bounded by its context
 		return
 	}
-	if x.deadline > 0 && x.thread.loop.Now() >= x.deadline {
+	if late {
 		x.totalOver()
 		return
 	}

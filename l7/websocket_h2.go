@@ -81,7 +81,7 @@ func (r *requestH2) writeConnect(req *Request) {
 // openTunnel makes a 101 of a backend's 2xx.
 func (r *requestH2) openTunnel() {
 	r.tunnel = tunnelOpen
-	res := &r.response
+	res := &r.x.response
 	res.Status, res.Length, res.Upgrade = 101, -1, "websocket"
 	if r.key != "" {
 		res.Header.Set("Sec-WebSocket-Accept", webSocketAccept(r.key))
