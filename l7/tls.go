@@ -62,13 +62,12 @@ func (t *thread) startTLS(raw *loop.Conn, over func(*wire) *tls.Conn, done func(
 // handshake runs on its goroutine, which ends when the peer, a time-out or a
 // close lets it.
 func (c *tlsConn) handshake() {
-	gate := &c.thread.proxy.handshakes
-	err := gate.enter()
+	c.wire.gate = &c.thread.proxy.handshakes
+	err := c.wire.enter()
 	if err == nil {
-		c.wire.gate = gate
 		err = c.conn.Handshake()
-		gate.leave()
 	}
+	c.wire.leave()
 	c.thread.loop.Post(func() { c.shaken(err) })
 }
 

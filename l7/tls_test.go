@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -655,30 +654,4 @@ func handshakeFailures(l *lab) map[string]float64 {
 		}
 	}
 	return got
-}
-
-func TestTheGateRefusesWhenTooManyWait(t *testing.T) {
-	var g gate
-	if err := g.enter(); err != nil {
-		t.Fatal(err)
-	}
-	for range cap(g.running) - 1 {
-		g.enter()
-	}
-	errs := make(chan error, maxGateWaiting)
-	for range maxGateWaiting {
-		go func() { errs <- g.enter() }()
-	}
-	for g.waiting.Load() < maxGateWaiting {
-		runtime.Gosched()
-	}
-	if err := g.enter(); err != errBusy {
-		t.Errorf("got %v", err)
-	}
-	for range maxGateWaiting {
-		g.leave()
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
 }

@@ -14,7 +14,8 @@ import (
 // Writes always take everything, since crypto/tls never forgets a write's error.
 type wire struct {
 	conn   *tlsConn
-	gate   *gate      // of the handshake that reads here
+	gate   *gate      // of the handshake that reads here; its goroutine's, as inside
+	inside bool       // it is through the gate
 	server *serverTLS // of the listener, for the handshake; nil at a client
 
 	open   bool   // the handshake is over: the loop alone is here
@@ -77,15 +78,14 @@ func (w *wire) wait(p []byte) (int, error) {
 	defer w.mu.Unlock()
 	if len(w.own) == 0 && w.err == nil {
 		w.flushLater()
-		w.gate.leave()
+		w.leave()
 		for len(w.own) == 0 && w.err == nil {
 			w.ready.Wait()
 		}
 		w.mu.Unlock()
-		err := w.gate.enter()
+		err := w.enter()
 		w.mu.Lock()
 		if err != nil {
-			w.gate = &gate{} // it is left once more, at the end
 			return 0, err
 		}
 	}
@@ -102,6 +102,20 @@ func (w *wire) wait(p []byte) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// enter and leave are the gate's, as often as they come.
+func (w *wire) enter() error {
+	err := w.gate.enter()
+	w.inside = err == nil
+	return err
+}
+
+func (w *wire) leave() {
+	if w.inside {
+		w.inside = false
+		w.gate.leave()
+	}
 }
 
 // flushLater has the loop send what the handshake wrote.
@@ -225,8 +239,4 @@ func (g *gate) enter() error {
 	return nil
 }
 
-func (g *gate) leave() {
-	if g.running != nil {
-		<-g.running
-	}
-}
+func (g *gate) leave() { <-g.running }
