@@ -144,6 +144,9 @@ func (c *serverH2) Head(s *h2.Stream, h *h2.Head, end bool) {
 	st.s, s.Owner = s, st
 	st.stalled = c.thread.loop.Now()
 	e := st.take(h)
+	if end && st.request.Length < 0 && st.tunnel == noTunnel {
+		st.request.Length = 0
+	}
 	st.x = c.thread.exchange(st)
 	if e != nil {
 		st.keepRefused(e)
@@ -179,7 +182,7 @@ func (c *serverH2) Trailers(s *h2.Stream, fields []h2.Field) {
 	}
 	h := make(Header, 0, len(fields))
 	for _, f := range fields {
-		if keep, err := h1.CheckField(f.Name, f.Value); keep && err == nil {
+		if h1.CheckTrailer(f.Name) {
 			h = append(h, Field(f))
 		}
 	}

@@ -1,5 +1,7 @@
 package h1
 
+import "strings"
+
 // CheckTarget judges the target of a request that came by another protocol, and
 // may leave by this one, as Parse would.
 func CheckTarget(method, target string, l *Limits) error {
@@ -45,12 +47,15 @@ func CheckField(name, value string) (keep bool, err error) {
 	case fold(name, "proxy-authorization"), fold(name, "http2-settings"):
 		return false, nil
 	}
-	for i := range len(name) {
-		if class[name[i]]&isUnderscore != 0 {
-			return false, nil
-		}
-	}
-	return true, nil
+	return !hasUnderscore(name), nil
+}
+
+// hasUnderscore: see Request.Fields.
+func hasUnderscore(name string) bool { return strings.IndexByte(name, '_') >= 0 }
+
+// CheckTrailer tells whether a trailer of such a request is passed on.
+func CheckTrailer(name string) bool {
+	return mayTrail(name) && !hasUnderscore(name)
 }
 
 // SameHost compares authorities.
