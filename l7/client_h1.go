@@ -57,7 +57,11 @@ type answerH1 struct {
 	heard    bool   // a byte of the response came
 	whole    bool   // its head is parsed
 	taken    uint64 // by the kernel, before the request
+	interim  int    // bytes of interim heads
 }
+
+// maxInterim bounds the heads that may come before a response's own.
+const maxInterim = 64 << 10
 
 // dialH1 starts a connection that is going to serve x.
 func (t *thread) dialH1(x *exchange, b *Backend) (*clientH1, error) {
@@ -278,6 +282,11 @@ func (c *clientH1) head(rest []byte) []byte {
 	a := c.answer
 	r := &a.parsed
 	if r.Interim() {
+		// Nothing holds these back while the client does not read.
+		if a.interim += len(a.head); a.interim > maxInterim {
+			c.fail(responseError(errors.New("too many interim responses")))
+			return nil
+		}
 		c.x.upstreamInfo(r.Status, r.Fields)
 		a.head, a.whole = a.head[:0], false
 		return rest

@@ -2,9 +2,12 @@ package l7
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -420,5 +423,57 @@ func TestAnotherProtocolGetsNoAnswer(t *testing.T) {
 	c.get("/").want(t, "200", "ok")
 	if r := c.say("INVALID CONNECTION PREFACE\r\n\r\n").response(); !strings.HasPrefix(r.status, "HTTP/1.1 400") {
 		t.Errorf("behind a request: got %q", r.status)
+	}
+}
+
+// What comes before a response cannot be held back while the client does not
+// read it.
+func TestInterimResponsesAreBounded(t *testing.T) {
+	o := startOrigin(t, func(c *peer) {
+		c.request()
+		for {
+			c.SetWriteDeadline(time.Now().Add(patience))
+			if _, err := c.Write([]byte("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")); err != nil {
+				return
+			}
+		}
+	})
+	c := startLab(t, labOptions{}, pool(o.addr)).dial()
+	c.say("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	for n := 0; ; n++ {
+		switch r := c.response(); {
+		case strings.HasPrefix(r.status, "HTTP/1.1 502 "):
+			return
+		case !strings.HasPrefix(r.status, "HTTP/1.1 103 ") || n > 10_000:
+			t.Fatalf("response %d is %q", n, r.status)
+		}
+	}
+}
+
+// A backend that dies may do so while we write: its reset is no end of a body
+// that lasts until the end.
+func TestAResetIsNoEndOfABody(t *testing.T) {
+	o := startOrigin(t, func(c *peer) {
+		c.request()
+		c.say("HTTP/1.1 200 OK\r\n\r\npart of it")
+		c.body(1 << 20)
+		c.Conn.(*net.TCPConn).SetLinger(0)
+	})
+	l := startLab(t, labOptions{}, pool(o.addr))
+	for range 20 {
+		c := l.dial()
+		c.SetDeadline(time.Now().Add(patience))
+		c.say("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
+		var sending sync.WaitGroup
+		sending.Go(func() {
+			for err := error(nil); err == nil; {
+				_, err = c.Write(make([]byte, 4<<10))
+			}
+		})
+		if r := c.response(); !strings.HasSuffix(r.body, "<cut>") {
+			t.Errorf("got %q %q, as if it were whole", r.status, r.body)
+		}
+		c.Close()
+		sending.Wait()
 	}
 }

@@ -74,6 +74,7 @@ func (x *exchange) sendCopy(c *copied) {
 	route := *x.session.Route
 	route.chain = noChain
 	y.session.Route, y.session.Pool = &route, c.pool
+	y.deadline = y.began + route.Config.Timeout.Total
 	y.reqEnd, y.keeping = true, true
 	y.trailers = x.trailers.Clone()
 	y.kept = t.loop.Append(nil, c.body)
