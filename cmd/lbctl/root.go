@@ -12,6 +12,7 @@ import (
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // askTime bounds one question to the daemon.
@@ -32,7 +33,7 @@ func (c *ctl) root() *cobra.Command {
 		Short:             "Steer a Cirque load balancer",
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return c.check() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return c.check(cmd) },
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.address, "addr", "", "admin socket (default $LBCTL_ADDR, then the default of admin.socket)")
@@ -59,7 +60,10 @@ func (c *ctl) markBegin(cmd *cobra.Command) {
 }
 
 // check refuses flags that no command understands.
-func (c *ctl) check() error {
+func (c *ctl) check(cmd *cobra.Command) error {
+	if err := checkFlags(cmd); err != nil {
+		return err
+	}
 	if !contains(formats, c.format) {
 		return fmt.Errorf("-o %s: say %s", c.format, strings.Join(formats, ", "))
 	}
@@ -68,6 +72,20 @@ func (c *ctl) check() error {
 		return fmt.Errorf("--addr %s: lbctl talks over the unix socket only; run it on that node: ssh NODE lbctl …", address)
 	}
 	return nil
+}
+
+// checkFlags refuses values that would be taken for none: an empty --if-match is
+// a script's variable that was not set, and no wish for no condition at all.
+func checkFlags(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case f.Value.Type() == "string" && value == "":
+			err = fmt.Errorf("--%s is empty", f.Name)
+		case f.Value.Type() == "duration" && value[0] == '-':
+			err = fmt.Errorf("--%s %s: a time is not negative", f.Name, value)
+		}
+	})
+	return err
 }
 
 // noun groups verbs. Alone it says which there are.
