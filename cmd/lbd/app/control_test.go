@@ -235,6 +235,14 @@ func TestExplainSaysWhyNotTheOtherBackends(t *testing.T) {
 	}
 }
 
+func TestExplainKnowsOfEjections(t *testing.T) {
+	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c := choice(admin.Backend{Health: "up", Weight: 1, Ejected: &admin.Ejection{Until: until, Reason: string(lb.Outlier)}}, false)
+	if c.Eligible || c.Why != "ejected until 2026-01-02T03:04:05Z (outlier)" {
+		t.Errorf("got %+v", c)
+	}
+}
+
 func TestExplainFollowsAFlow(t *testing.T) {
 	s := snapshot(t)
 	e := explained(t, s, admin.Question{Tuple: "tcp 198.51.100.7:40000 > 192.0.2.10:80"})

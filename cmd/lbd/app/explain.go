@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/cmd/internal/admin"
@@ -318,6 +319,8 @@ func choice(b admin.Backend, others bool) admin.BackendChoice {
 		c.Why = fmt.Sprintf("drained by an operator, %d in progress", b.Active)
 	case b.Health == lb.Down.String():
 		c.Why = strings.TrimSuffix("down: "+b.Check, ": ")
+	case b.Ejected != nil:
+		c.Why = fmt.Sprintf("ejected until %s (%s)", b.Ejected.Until.Format(time.RFC3339), b.Ejected.Reason)
 	case b.Weight == 0:
 		c.Why = "its weight is 0"
 	case b.Backup && others:
