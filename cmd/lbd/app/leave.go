@@ -29,7 +29,7 @@ func (d *daemon) depart() {
 // leave drains and ends the workers. A second signal cuts it short. The node
 // is dismissed before the sockets go, so that nothing is steered to them again.
 func (d *daemon) leave(dismiss func()) error {
-	notify("STOPPING=1")
+	_ = notify("STOPPING=1")
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	d.work.Go(func() {
@@ -100,7 +100,7 @@ func (d *daemon) close() {
 	if d.readOnly != nil {
 		_ = os.Remove(d.config.Admin.ReadOnlySocket)
 	}
-	if d.socket != nil && d.kept.admin == 0 {
+	if d.socket != nil && d.kept.admin == 0 && !d.stays {
 		_ = os.Remove(d.config.Admin.Socket)
 	}
 	if d.audit != nil {

@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"strconv"
@@ -12,24 +13,44 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// notifyTimeout is how long systemd may take to make room for a message. It
+// holds few, and takes none while it is stuck: nothing of ours may wait for that.
+const notifyTimeout = time.Second
+
 // notify tells systemd how far we are (sd_notify(3)), and gives it descriptors
 // to keep; without systemd, nobody.
-func notify(state string, fds ...int) {
+func notify(state string, fds ...int) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
-		return
+		return nil
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return // it is a courtesy
+		return err
 	}
 	defer unix.Close(fd)
 	var rights []byte
 	if len(fds) > 0 {
 		rights = unix.UnixRights(fds...)
 	}
-	// Sendmsg knows that a leading @ makes an abstract socket.
-	_ = unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, 0)
+	for end := time.Now().Add(notifyTimeout); ; {
+		left := unix.NsecToTimeval(max(1000, time.Until(end).Nanoseconds())) // 0 would be for ever
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &left); err != nil {
+			return err
+		}
+		// Sendmsg knows that a leading @ makes an abstract socket.
+		err := unix.Sendmsg(fd, []byte(state), rights, &unix.SockaddrUnix{Name: path}, 0)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// insist says what must not be lost, until it is heard or nobody wants it said
+// any more.
+func insist(ctx context.Context, state string) {
+	for ctx.Err() == nil && errors.Is(notify(state), unix.EAGAIN) {
+	}
 }
 
 // watchdogInterval is how often systemd wants to hear of us; 0: it does not.
@@ -49,7 +70,7 @@ func (d *daemon) runWatchdog(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		_ = d.node.Turn() // a node that stops has turned, too
-		notify("WATCHDOG=1")
+		_ = notify("WATCHDOG=1")
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -102,7 +123,7 @@ func (s stored) take(kind, address string) net.Listener {
 func (s stored) drop() {
 	for name, fd := range s {
 		unix.Close(fd)
-		notify("FDSTOREREMOVE=1\nFDNAME=" + name)
+		_ = notify("FDSTOREREMOVE=1\nFDNAME=" + name)
 	}
 	clear(s)
 }
@@ -119,7 +140,7 @@ func (d *daemon) store() {
 		if err != nil {
 			continue
 		}
-		notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+storedName(kind, d.address(kind)), fd)
+		_ = notify("FDSTORE=1\nFDPOLL=0\nFDNAME="+storedName(kind, d.address(kind)), fd)
 		unix.Close(fd)
 	}
 }
@@ -128,7 +149,7 @@ func (d *daemon) store() {
 // the guard of an upgrade opens its own.
 func (d *daemon) unstore() {
 	for kind := range d.keepable() {
-		notify("FDSTOREREMOVE=1\nFDNAME=" + storedName(kind, d.address(kind)))
+		_ = notify("FDSTOREREMOVE=1\nFDNAME=" + storedName(kind, d.address(kind)))
 	}
 }
 

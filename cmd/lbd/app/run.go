@@ -62,6 +62,8 @@ type daemon struct {
 	successor chan string
 	kept      struct{ admin, http int } // listeners for a successor
 
+	stays bool // workers and admin listeners are for the supervisor that comes at once
+
 	signals chan os.Signal
 	work    sync.WaitGroup
 }
@@ -178,7 +180,7 @@ func (d *daemon) ready(ctx context.Context) {
 	for _, l := range d.config.Listeners {
 		d.log.Info("listening", "listener", l.Name, "bind", l.Bind)
 	}
-	notify("READY=1")
+	insist(ctx, "READY=1")
 	d.store()
 	d.runWatchdog(ctx)
 }
