@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -148,7 +149,6 @@ func TestSystemdIsToldWhenAGuardBecomesTheSupervisor(t *testing.T) {
 	l := s.load(2)
 	upgraded := make(chan int)
 	go func() { code, _ := s.upgradeTo(next); upgraded <- code }()
-	// From here on somebody has to listen: a message that finds ten unread ones waits.
 	pid, err := strconv.Atoi(sd.hear("MAINPID="))
 	if code := <-upgraded; code != http.StatusOK {
 		t.Errorf("the upgrade is answered with %d", code)
@@ -162,6 +162,103 @@ func TestSystemdIsToldWhenAGuardBecomesTheSupervisor(t *testing.T) {
 		t.Errorf("process %d supervises, systemd was told of %d", got, pid)
 	}
 	l.endUnfailed(t)
+}
+
+// What systemd stops to start again leaves its workers, fresh ones, and its admin
+// listeners to whom it starts; what it stops ends.
+func TestARestartBySystemdDropsNothingAndAStopEndsAll(t *testing.T) {
+	s := newSite(t)
+	sd := newSystemd(t, s.dir)
+	jobs := filepath.Join(s.dir, "bin")
+	job := func(kind string) {
+		t.Helper()
+		text := "#!/bin/sh\nfor unit; do :; done\necho 41 other.service start waiting\necho 42 $unit " + kind + " running\n"
+		if err := errors.Join(os.MkdirAll(jobs, 0o755), os.WriteFile(filepath.Join(jobs, "systemctl"), []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", jobs+":"+os.Getenv("PATH"))
+	job("restart")
+	c := sd.run(s)
+	sd.hear("READY=1")
+	sd.hear("FDSTORE=1")
+	before := s.pids()
+	l := s.load(4)
+	for range 2 {
+		c.Process.Signal(unix.SIGTERM)
+		c.Process.Wait()
+		c = sd.run(s)
+		sd.hear("READY=1")
+		if len(sd.names) == 0 {
+			t.Fatal("the admin socket was not kept")
+		}
+	}
+	s.until("other workers serve", func() bool {
+		now := s.workers()
+		return len(now) == 2 && now[0].State == "ready" && now[1].State == "ready" && now[0].Adopted && !slices.Contains(before, now[0].PID) && !slices.Contains(before, now[1].PID)
+	})
+	l.endUnfailed(t)
+	job("stop")
+	c.Process.Signal(unix.SIGTERM)
+	sd.hear("STOPPING=1")
+	c.Process.Wait()
+	if left, _ := filepath.Glob(filepath.Join(s.dir, "run", "*.sock")); len(left) != 0 {
+		t.Errorf("after a stop there is %v", left)
+	}
+}
+
+// A systemd that is stuck reads nothing; the eleventh message finds no room. lbd
+// starts, changes, is upgraded and ends all the same.
+func TestAStuckSystemdKeepsNobodyWaiting(t *testing.T) {
+	s := newSite(t)
+	sd := newSystemd(t, s.dir)
+	full, err := net.Dial("unixgram", sd.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	for err == nil {
+		full.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err = full.Write([]byte("STATUS=full"))
+	}
+	c := sd.run(s)
+	ready := func() bool {
+		r, err := s.admin().Get("http://lbd/readyz")
+		if err != nil {
+			return false
+		}
+		r.Body.Close()
+		return r.StatusCode == http.StatusOK
+	}
+	s.until("it serves", ready)
+	l := s.load(2)
+	if err := s.order("POST", "/v1/config/reload", ""); err != nil {
+		t.Error(err)
+	}
+	was, err := s.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Process.Signal(unix.SIGUSR2)
+	s.until("another program runs", func() bool {
+		now, err := s.status()
+		return err == nil && now.After(was) && ready()
+	})
+	l.endUnfailed(t)
+	ended := make(chan struct{})
+	c.Process.Signal(unix.SIGTERM)
+	go func() { c.Process.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("it does not end")
+	}
+	// What must not be lost is said again and again.
+	c = sd.run(s)
+	s.until("it serves", ready)
+	sd.hear("READY=1")
+	c.Process.Signal(unix.SIGTERM)
+	c.Process.Wait()
 }
 
 func TestTheWatchdogIsSilentWhenNobodyAsks(t *testing.T) {

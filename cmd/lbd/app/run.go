@@ -146,13 +146,18 @@ func (d *daemon) serve() (next string, err error) {
 		d.work.Go(func() { d.watch(ctx.Done()) })
 	}
 	next, signalled, err := d.await(ctx, ended)
-	d.unstore()
+	if signalled {
+		d.stays = d.makeWay(ctx)
+	}
+	if !d.stays {
+		d.unstore()
+	}
 	if next != "" {
 		if err := d.keepListeners(); err != nil {
 			d.log.Warn("the admin API is not reachable during the upgrade", "err", err)
 		}
 	}
-	if signalled {
+	if signalled && !d.stays {
 		err = d.leave(func() { dismiss(); <-ended })
 	}
 	cancel()

@@ -72,11 +72,14 @@ func (d *daemon) try(ctx context.Context, path string) error {
 		return errors.New("it is no lbd that can be upgraded to")
 	}
 	if is.Handover != handoverVersion || is.Control != worker.Protocol {
-		return fmt.Errorf("lbd %s speaks version %d of the handover and %d of the control protocol, we speak %d and %d",
-			is.Version, is.Handover, is.Control, handoverVersion, worker.Protocol)
+		return fmt.Errorf("lbd %s speaks %w %d of the handover and %d of the control protocol, we speak %d and %d",
+			is.Version, errVersions, is.Handover, is.Control, handoverVersion, worker.Protocol)
 	}
 	return nil
 }
+
+// errVersions: it is an lbd that ours could not follow each other with.
+var errVersions = errors.New("version")
 
 // firstLines shortens what a program said to what fits an error.
 func firstLines(text string) string {
