@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: deb install-test build run lab consistency test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
+.PHONY: deb install-test systemd-test build run lab consistency test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -90,6 +90,9 @@ deb: ## dist/*.deb: binaries, unit, manual, completions, examples
 
 install-test: ## as root, needs debootstrap: install, start, upgrade under load and remove the package
 	GO=$(GO) packaging/install-test $(ROOT)
+
+systemd-test: ## as root: the unit under a real systemd in namespaces: kills, upgrades, a reload, a restart, under load
+	GO=$(GO) packaging/systemd-test
 
 clean:
 	rm -rf bin dist
