@@ -133,6 +133,10 @@ type Steering struct {
 	// Here lists those of them that some member lacks: their new connections
 	// stay where they arrive. WasHere lists those of which this was so lately.
 	Here, WasHere []VIP
+	// Away lists those whose new connections go to the members of AwayTo: their
+	// listeners drain here. WasAway lists those of which this was so lately.
+	Away, WasAway []VIP
+	AwayTo        []string
 	// Fragments lists the addresses of VIPs and services that take fragments:
 	// ports play no part in the rows of their packets.
 	Fragments []netip.Addr
@@ -253,9 +257,11 @@ func cutSlash(s string) (before, after string, found bool) {
 // Admin is an operator's standing order for a backend; it overlays the
 // configuration, survives restarts and is shown as such.
 type Admin struct {
-	Drain   bool `json:"drain,omitempty"`   // no new requests; those running finish
-	Disable bool `json:"disable,omitempty"` // no new requests; those running are cut
-	Weight  *int `json:"weight,omitempty"`  // instead of the configured weight
+	Drain   bool      `json:"drain,omitempty"`   // no new requests; those running finish
+	Since   time.Time `json:"since,omitzero"`    // it drains
+	Cut     bool      `json:"cut,omitempty"`     // that has lasted longer than drain.timeout: what still runs is cut
+	Disable bool      `json:"disable,omitempty"` // no new requests; those running are cut
+	Weight  *int      `json:"weight,omitempty"`  // instead of the configured weight
 }
 
 // State is what the workers act on besides the configuration: observed health

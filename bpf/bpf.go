@@ -113,6 +113,8 @@ type Allowance struct{ Tick, Left uint64 }
 const (
 	ServedHere    = 1 << iota // some member lacks the VIP: new connections stay where they arrive
 	ServedWasHere             // and they did until lately: this node is asked first
+	ServedAway                // it drains here: new connections go to the rows' stand-ins
+	ServedWasAway             // and they did until lately: the stand-in is asked, too
 )
 
 // Served is what is served at one port of a VIP. Port 0 is any, and comes last.

@@ -10,6 +10,7 @@
 INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __u32 service);
 INLINE struct owners owners_of(const struct node *node, const struct packet *p, __u64 hash,
 			       __u32 flags);
+INLINE struct owners away_of(__u64 row, int begins);
 
 /*
  * First arrival. The first owner takes the packet, unless it may belong to a
@@ -39,10 +40,14 @@ INLINE int from_client(struct xdp_md *ctx, struct node *node, struct packet *p)
 			return leave(flags & SERVED_HERE ? REASON_HERE : REASON_LOCAL);
 		if (has_socket(ctx, p))
 			return leave(REASON_FOUND);
-		if (!to.second || !may_miss(node))
-			return leave(hold ? REASON_HELD : REASON_MISS_LIMIT);
-		to = (struct owners){ to.second, to.third, 0, 0 };
-		reason = REASON_MISSED;
+		if (unlikely(flags & SERVED_AWAY) && to.second && p->kind == KIND_SYN) {
+			to = (struct owners){ to.second, 0, 0, 0 };
+		} else {
+			if (!to.second || !may_miss(node))
+				return leave(hold ? REASON_HELD : REASON_MISS_LIMIT);
+			to = (struct owners){ to.second, to.third, 0, 0 };
+			reason = REASON_MISSED;
+		}
 	}
 	if (!to.first)
 		return leave(node->flags & NODE_SERVES ? REASON_ALONE : REASON_NO_OWNER);
@@ -80,8 +85,11 @@ INLINE struct owners owners_of(const struct node *node, const struct packet *p, 
 	if (!owners)
 		return to;
 	to.first = *owners & 0xffff;
-	if (likely(!(*owners >> 16) && !flags))
+	if (likely(!(*owners >> 16 & ~0U) && !flags))
 		return to;
+	if (unlikely(flags & (begins ? SERVED_AWAY : SERVED_AWAY | SERVED_WAS_AWAY)) &&
+	    *owners >> 48)
+		return away_of(*owners, begins);
 	if (unlikely(flags & SERVED_HERE && begins))
 		return (struct owners){ SELF, 0, 0, 0 };
 	to.second = *owners >> 16 & 0xffff;
@@ -94,8 +102,28 @@ INLINE struct owners owners_of(const struct node *node, const struct packet *p, 
 	to.third = *owners >> 32 & 0xffff;
 	if (!to.first)
 		to = (struct owners){ to.second, to.third, 0, 0 };
-	if (unlikely(flags) && to.first != SELF)
+	if (unlikely(flags & (SERVED_HERE | SERVED_WAS_HERE)) && to.first != SELF)
 		to = (struct owners){ SELF, to.first,
 				      to.second == SELF ? to.third : to.second, 0 };
+	return to;
+}
+
+/*
+ * The stand-in takes what begins, unless it is half-open here. A segment may be of
+ * a connection that is here, or there, or at an owner of the row.
+ */
+INLINE struct owners away_of(__u64 row, int begins)
+{
+	struct owners to = { SELF, row >> 48, 0, 0 };
+
+	if (begins)
+		return to;
+	to.third = row & 0xffff;
+	if (to.third == SELF || to.third == to.second)
+		to.third = row >> 16 & 0xffff;
+	if (to.third == SELF || to.third == to.second)
+		to.third = row >> 32 & 0xffff;
+	if (to.third == SELF || to.third == to.second)
+		to.third = 0;
 	return to;
 }

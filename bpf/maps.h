@@ -75,6 +75,8 @@ _Static_assert(sizeof(struct peer) == 48, "struct peer");
 
 #define SERVED_HERE 1	/* some member lacks the VIP: new connections stay where they arrive */
 #define SERVED_WAS_HERE 2	/* and they did until lately: this node is asked first */
+#define SERVED_AWAY 4	/* it drains here: new connections go to the rows' stand-ins */
+#define SERVED_WAS_AWAY 8	/* and they did until lately: the stand-in is asked, too */
 
 /* What is served at one port of a VIP. Port 0 is any, and comes last. */
 struct served {
@@ -191,7 +193,10 @@ MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct pulse, 1, BPF_F_MMAPABLE) pulse
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct doubt, 1, 0) doubt SEC(".maps");
 MAP_DEFINITION(BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct allowance, 1, 0) allowance SEC(".maps");
 
-/* cur | prev1 | prev2 | 0, 16 bits each from the lowest: local indexes of peers. */
+/*
+ * cur | prev1 | prev2 | stand-in, 16 bits each from the lowest: local indexes of
+ * peers. The stand-in takes the new connections of VIPs that drain here.
+ */
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, __u64, ROWS, BPF_F_MMAPABLE) rows SEC(".maps");
 
 MAP_DEFINITION(BPF_MAP_TYPE_ARRAY, __u32, struct peer, PEERS, BPF_F_MMAPABLE) peers SEC(".maps");

@@ -65,6 +65,9 @@ func (e *Explanation) explainChain(d *Datapath) {
 		return
 	}
 	chain := d.derived.chains[e.Row]
+	if m, away := d.planner.standIn(d.steering, e.VIP, e.Row); away {
+		e.say("its listener drains here: a new connection goes to %s", m.Name)
+	}
 	for i, owner := range chain {
 		if owner < 0 {
 			continue

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -237,6 +238,60 @@ func TestAVIPThatSomeMemberLacksIsServedWhereItArrives(t *testing.T) {
 			if o := readOuter(t, out); o.to != c.to.Address {
 				t.Errorf("%s: sent to %s", c.sentence, o.to)
 			}
+		}
+	}
+}
+
+func TestAVIPThatDrainsHereIsTakenByTheRowsStandIn(t *testing.T) {
+	known, unknown := established(t), segment("A")
+	most := func(m lb.Member) (set []lb.Member) { // of the rows are one's, that of the segment, too
+		for _, n := range only(edge1, edge2, edge3) {
+			if n.Weight = 1; n.Name == m.Name {
+				n.Weight = 100_000
+			}
+			set = append(set, n)
+		}
+		return set
+	}
+	r := newRig(t, edge1)
+	away := func(s lb.Steering, to ...string) lb.Steering { s.Away, s.AwayTo = s.VIPs, to; return s }
+	before := func(s lb.Steering) lb.Steering { s.WasAway, s.AwayTo = s.VIPs, []string{edge2.Name}; return s }
+	for _, c := range []struct {
+		sentence string
+		steering lb.Steering
+		frame    []byte
+		verdict  uint32
+		reason   lb.Reason
+		to       []lb.Member
+	}{
+		{"a SYN of our row", away(steering(edge1, most(edge1)), edge2.Name), segment("S"), redirect, lb.XDPSent, []lb.Member{edge2}},
+		{"a SYN of a row whose owner lacks it, too", away(steering(edge1, most(edge3)), edge2.Name), segment("S"), redirect, lb.XDPSent, []lb.Member{edge2}},
+		{"a SYN of a row whose owner serves it", away(steering(edge1, most(edge3)), edge2.Name, edge3.Name), segment("S"), redirect, lb.XDPSent, []lb.Member{edge3}},
+		{"a SYN, and nobody serves it", away(steering(edge1, most(edge1))), segment("S"), pass, lb.XDPLocal, nil},
+		{"a segment whose socket is here", away(steering(edge1, most(edge1)), edge2.Name), known, pass, lb.XDPFound, nil},
+		{"a segment of a connection that is away", away(steering(edge1, most(edge1)), edge2.Name), unknown, redirect, lb.XDPMissed, []lb.Member{edge2}},
+		{"or at the row's owner", away(steering(edge1, most(edge3)), edge2.Name), unknown, redirect, lb.XDPMissed, []lb.Member{edge2, edge3}},
+		{"or at the owner before", away(steering(edge1, most(edge1), most(edge3)), edge2.Name), unknown, redirect, lb.XDPMissed, []lb.Member{edge2, edge3}},
+		{"since it is back a SYN of our row", before(steering(edge1, most(edge1))), segment("S"), pass, lb.XDPLocal, nil},
+		{"what began away is still found there", before(steering(edge1, most(edge1))), unknown, redirect, lb.XDPMissed, []lb.Member{edge2}},
+		{"and what began here, here", before(steering(edge1, most(edge1))), known, pass, lb.XDPFound, nil},
+	} {
+		verdict, reason, out := r.apply(c.steering).run(bytes.Clone(c.frame))
+		if verdict != c.verdict || reason != c.reason {
+			t.Errorf("%s: verdict %d for %s, want %d for %s", c.sentence, verdict, reason, c.verdict, c.reason)
+			continue
+		}
+		if verdict != redirect {
+			continue
+		}
+		o := readOuter(t, out)
+		sent := append([]netip.Addr{o.to}, o.extra...)
+		var want []netip.Addr
+		for _, m := range c.to {
+			want = append(want, m.Address)
+		}
+		if !slices.Equal(sent, want) {
+			t.Errorf("%s: sent to %v, want %v", c.sentence, sent, want)
 		}
 	}
 }

@@ -37,6 +37,7 @@ type planner struct {
 	owners  map[uint64][]int16           // by an epoch's digest
 	cookie  func(fd int) (uint64, error) // of a socket
 	last    *derivation                  // most calls bring the same epochs
+	away    *away                        // and the same stand-ins
 	rings   map[uint32]placed            // most calls bring the same backends
 }
 
@@ -177,6 +178,9 @@ func (p *planner) planRows(s lb.Steering, have tables, want *tables) error {
 		d = &derivation{digests: d.digests, gone: d.gone, members: d.members, chains: d.chains, local: local, rows: d.pack(local)}
 	}
 	p.last, want.rows = d, d.rows
+	if len(s.Away)+len(s.WasAway) > 0 && len(s.Epochs) > 0 {
+		want.rows = p.standIns(s, d)
+	}
 	return nil
 }
 
@@ -305,6 +309,12 @@ func portsOf(s lb.Steering, services map[lb.VIP]uint32) (map[bpf.Address]bpf.VIP
 		}
 		if slices.Contains(s.WasHere, v) {
 			port.Flags |= bpf.ServedWasHere
+		}
+		if slices.Contains(s.Away, v) {
+			port.Flags |= bpf.ServedAway
+		}
+		if slices.Contains(s.WasAway, v) {
+			port.Flags |= bpf.ServedWasAway
 		}
 		binary.BigEndian.PutUint16(port.Port[:], v.Port)
 		if v.Protocol == lb.UDP {
