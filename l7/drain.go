@@ -81,7 +81,8 @@ func (t *thread) forget(x *exchange) {
 	t.active = t.active[:last]
 }
 
-// cutBackends ends the attempts at backends that an operator disabled.
+// cutBackends ends the attempts at backends that an operator disabled, or whose
+// drain is overdue.
 func (t *thread) cutBackends(disabled map[lb.BackendID]bool) {
 	for i := len(t.active) - 1; i >= 0; i-- {
 		if i >= len(t.active) {
@@ -95,6 +96,19 @@ func (t *thread) cutBackends(disabled map[lb.BackendID]bool) {
 			x.upstreamFailed(&Error{Status: 503, Reason: lb.NoHealthyBackend, Sent: true})
 		}
 	}
+}
+
+// cutProxied ends the proxied connections and tunnels to backends that were
+// disabled just now.
+func (t *thread) cutProxied(disabled map[lb.BackendID]bool) {
+	if len(disabled) == 0 {
+		return
+	}
+	t.clients.each(func(c clientConn) {
+		if p, ok := c.(*tcpProxy); ok && p.backend != nil && disabled[p.backend.id] {
+			p.cut()
+		}
+	})
 }
 
 // cutDown ends an exchange whose connection is cut.

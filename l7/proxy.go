@@ -172,12 +172,16 @@ func (p *Proxy) SetState(s lb.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.riseFrom(&p.state, &s, time.Now())
-	before := p.state.Listeners
+	before, was := p.state.Listeners, disabledIn(&p.state)
 	p.state = s
 	p.switchView()
 	p.drainListeners(before, s.Listeners)
 	if disabled := disabledIn(&s); len(disabled) > 0 {
-		p.each(func(t *thread) { t.cutBackends(disabled) })
+		newly := without(disabled, was)
+		p.each(func(t *thread) {
+			t.cutBackends(disabled)
+			t.cutProxied(newly)
+		})
 	}
 	if s.Cut {
 		p.each(func(t *thread) { t.clients.each(clientConn.cut) })
@@ -206,11 +210,18 @@ func (p *Proxy) cutStragglers(clients []netip.AddrPort) {
 func disabledIn(s *lb.State) map[lb.BackendID]bool {
 	disabled := map[lb.BackendID]bool{}
 	for id, a := range s.Admin {
-		if a.Disable {
+		if a.Disable || a.Cut {
 			disabled[id] = true
 		}
 	}
 	return disabled
+}
+
+// without are those of all that are not in some.
+func without(all, some map[lb.BackendID]bool) map[lb.BackendID]bool {
+	rest := maps.Clone(all)
+	maps.DeleteFunc(rest, func(id lb.BackendID, _ bool) bool { return some[id] })
+	return rest
 }
 
 // switchView makes the view of snapshot and state.

@@ -319,7 +319,7 @@ func (n *fakeNode) OrderListener(_ context.Context, o admin.ListenerOrder, _ adm
 	defer n.mu.Unlock()
 	for i := range n.status.Listeners {
 		if l := &n.status.Listeners[i]; l.Name == o.Name {
-			l.Drain = map[bool]string{true: "empty"}[o.Drain]
+			l.Drain = map[bool]string{true: "closed"}[o.Drain]
 			return nil
 		}
 	}

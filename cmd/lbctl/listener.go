@@ -19,11 +19,13 @@ func (c *ctl) listener() *cobra.Command {
 func (c *ctl) listenerDrains() drainable {
 	return drainable{
 		arg: "NAME", drain: "Give a listener no new clients; old ones are told to go",
-		long: `Give a listener of the addressed node no new clients: those that come are turned
-away, over plain HTTP with a 503. Clients that are here are told to go with their
-next response, the rest lives until it ends or drain.timeout is over; then the
-listener is empty. The order outlives restarts.`,
-		undrain: "Take a drain back", end: "is empty", again: "gets clients again", complete: c.completeListener,
+		long: `Give a listener of the addressed node no new clients. In a cluster its VIP is
+withdrawn first: what comes to this node goes to nodes that serve it. Who comes all
+the same is turned away, over plain HTTP with a 503. Clients that are here are told
+to go with their next response, the rest lives until it ends or drain.timeout is
+over; then the listener's sockets are closed, and who comes is refused. The order
+outlives restarts. undrain opens the sockets again, or says why that is not possible.`,
+		undrain: "Open a listener that drains", end: "is closed", again: "gets clients again", complete: c.completeListener,
 		order: func(ctx context.Context, name string, drain bool, a admin.Ask) (any, error) {
 			o := admin.ListenerOrder{Name: name, Drain: drain}
 			return o, c.client().OrderListener(ctx, o, a)
@@ -31,7 +33,7 @@ listener is empty. The order outlives restarts.`,
 		left: func(s admin.Status, name string) (int, bool) {
 			for _, l := range s.Listeners {
 				if l.Name == name {
-					return int(l.Connections), l.Drain == "empty"
+					return int(l.Connections), l.Drain == "closed"
 				}
 			}
 			return 0, true

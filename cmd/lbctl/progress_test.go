@@ -86,7 +86,7 @@ func TestWaitsShowTheirProgressOnATerminal(t *testing.T) {
 		{"config reload", "the workers build it (", "42@edge-1"},
 		{"backend remove app/10.0.1.1:8080", "the workers build it (", "Generation 43@edge-1 runs"},
 		{"backend drain app/10.0.1.1:8080 --wait", "app/10.0.1.1:8080: 3 requests in progress (", "app/10.0.1.1:8080 is empty"},
-		{"listener drain web --wait", "web: 12 connections open (", "web is empty"},
+		{"listener drain web --wait", "web: 12 connections open (", "web is closed"},
 		{"node drain --wait", "edge-1: 12 connections open (", "edge-1 is empty"},
 		{"node leave --wait", "edge-1: 12 connections open (", "edge-1 has left"},
 		{"upgrade", "the new workers start (", "the new workers serve; the old ones drain"},

@@ -71,7 +71,7 @@ type Listener struct {
 	Live        int     `json:"live"` // slots that take new connections
 	Connections float64 `json:"connections"`
 	Requests    float64 `json:"requests"`        // since the daemon's first worker
-	Drain       string  `json:"drain,omitempty"` // draining | empty; "": it serves
+	Drain       string  `json:"drain,omitempty"` // draining | empty | closed; "": it serves
 	Note        string  `json:"note,omitempty"`
 }
 

@@ -75,6 +75,8 @@ func readiness(s *node.Snapshot) error {
 		return errors.New("the first configuration is not applied yet")
 	case s.Drain.Draining:
 		return errors.New("draining")
+	case s.Ready && s.Weight == 0 && len(s.Overlay.Listeners) > 0 && len(s.Sockets) == 0:
+		return errors.New("every listener drains")
 	case !s.Ready:
 		return errors.New("no slot takes new connections")
 	}

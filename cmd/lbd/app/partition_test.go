@@ -391,14 +391,16 @@ func (f *idleFleet) Sockets() []lb.SteeredBind {
 	return f.sockets
 }
 
-func (f *idleFleet) Adopted() map[string][]byte                      { return nil }
-func (f *idleFleet) SetState(lb.State)                               {}
-func (f *idleFleet) Upgrade(context.Context, string) error           { return nil }
-func (f *idleFleet) OrderWorker(context.Context, string, bool) error { return nil }
-func (f *idleFleet) Stats() lb.Stats                                 { return lb.Stats{} }
-func (f *idleFleet) Crew() []node.Worker                             { return nil }
-func (f *idleFleet) Notes() []string                                 { return nil }
-func (f *idleFleet) Crashes() []lb.Crash                             { return nil }
-func (f *idleFleet) Refused() []lb.Refusal                           { return nil }
-func (f *idleFleet) Changed() <-chan struct{}                        { return f.changed }
-func (f *idleFleet) Events() <-chan lb.Event                         { return f.events }
+func (f *idleFleet) Adopted() map[string][]byte                          { return nil }
+func (f *idleFleet) SetState(lb.State)                                   {}
+func (f *idleFleet) Upgrade(context.Context, string) error               { return nil }
+func (f *idleFleet) OrderWorker(context.Context, string, bool) error     { return nil }
+func (f *idleFleet) CloseListener(context.Context, string) (bool, error) { return false, nil }
+func (f *idleFleet) OpenListener(context.Context, string) error          { return nil }
+func (f *idleFleet) Stats() lb.Stats                                     { return lb.Stats{} }
+func (f *idleFleet) Crew() []node.Worker                                 { return nil }
+func (f *idleFleet) Notes() []string                                     { return nil }
+func (f *idleFleet) Crashes() []lb.Crash                                 { return nil }
+func (f *idleFleet) Refused() []lb.Refusal                               { return nil }
+func (f *idleFleet) Changed() <-chan struct{}                            { return f.changed }
+func (f *idleFleet) Events() <-chan lb.Event                             { return f.events }

@@ -33,7 +33,7 @@ type fleet struct {
 
 func (f *fleet) Apply(ctx context.Context, u node.Update) error {
 	if err := f.Fleet.Apply(ctx, worker.Update{
-		Generation: u.Generation, File: u.File, Document: u.Document, Files: u.Files, Config: u.Config, Persist: u.Persist, Built: u.Built,
+		Generation: u.Generation, File: u.File, Document: u.Document, Files: u.Files, Config: u.Config, Drained: u.Drained, Persist: u.Persist, Built: u.Built,
 	}); err != nil {
 		return err
 	}

@@ -77,11 +77,7 @@ func listenersOf(s *node.Snapshot, stats lb.Stats) []admin.Listener {
 				a.Slots, a.Live = len(b.Live), count(b.Live)
 			}
 		}
-		if _, empty, drains := s.ListenerDrain(l.Name); empty {
-			a.Drain = "empty"
-		} else if drains {
-			a.Drain = "draining"
-		}
+		_, a.Drain = s.ListenerDrain(l.Name)
 		all = append(all, a)
 	}
 	return all

@@ -74,7 +74,7 @@ func (n *Node) boot(ctx context.Context) error {
 		action = revertAction(*back)
 	}
 	r := n.record(n.running, edit{action: action, Asked: Asked{By: "lbd"}})
-	_, err = n.apply(ctx, n.running, func() error {
+	_, err = n.apply(ctx, n.running, n.overlay.drained(), func() error {
 		if same {
 			return nil
 		}
@@ -125,7 +125,7 @@ func (n *Node) record(r running, e edit) Record {
 
 // apply hands a configuration to the workers. Whoever calls it keeps run from
 // using sockets meanwhile.
-func (n *Node) apply(ctx context.Context, r running, persist func() error) ([]Built, error) {
+func (n *Node) apply(ctx context.Context, r running, drained []string, persist func() error) ([]Built, error) {
 	// Whoever asked may go away; a change is finished or undone, never left.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), applyTime)
 	defer cancel()
@@ -138,7 +138,7 @@ func (n *Node) apply(ctx context.Context, r running, persist func() error) ([]Bu
 	var built []Built
 	err := n.o.Fleet.Apply(ctx, Update{
 		Generation: r.generation.Counter, File: r.file, Document: r.document(),
-		Files: files, Config: r.config, Persist: persist,
+		Files: files, Config: r.config, Drained: drained, Persist: persist,
 		Built: func(worker string, pid int, took time.Duration, err error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -294,7 +294,7 @@ func (n *Node) switchTo(ctx context.Context, then running, e edit) ([]Built, err
 	release := sync.OnceFunc(n.sockets.Unlock)
 	defer n.wake() // steering may have waited
 	defer release()
-	built, err := n.apply(ctx, then, func() error {
+	built, err := n.apply(ctx, then, n.snapshot.Load().Overlay.drained(), func() error {
 		if then.generation != now.generation {
 			unsaved = n.store.commit(n.record(then, e), then.trial)
 		}

@@ -46,10 +46,12 @@ type fakeFleet struct {
 	mu      sync.Mutex // guards the fields below
 	refuse  string     // the next Apply or Upgrade fails with it
 	sockets []lb.SteeredBind
-	live    []bool
-	stats   lb.Stats
-	block   chan struct{} // Apply waits for it
-	adopted map[string][]byte
+
+	listeners []*lb.Listener
+	live      []bool
+	stats     lb.Stats
+	block     chan struct{} // Apply waits for it
+	adopted   map[string][]byte
 }
 
 func newFakeFleet(d *diary) *fakeFleet {
@@ -75,8 +77,12 @@ func (f *fakeFleet) Apply(ctx context.Context, u Update) error {
 	if err := u.Persist(); err != nil {
 		return err
 	}
-	f.sockets = nil
+	before := f.sockets
+	f.sockets, f.listeners = nil, u.Config.Listeners
 	for i, l := range u.Config.Listeners {
+		if slices.Contains(u.Drained, l.Name) && !slices.ContainsFunc(before, func(b lb.SteeredBind) bool { return b.Bind == l.Bind }) {
+			continue
+		}
 		f.sockets = append(f.sockets, lb.SteeredBind{Bind: l.Bind, Sockets: []int{100 * (i + 1), 100*(i+1) + 1}, Live: slices.Clone(f.live)})
 	}
 	found, err := lb.DecodeFound(u.Files[lb.FoundFile])
@@ -139,6 +145,38 @@ func (f *fakeFleet) OrderWorker(_ context.Context, name string, drain bool) erro
 		return ErrLastWorker
 	}
 	return ErrNoWorker
+}
+
+func (f *fakeFleet) CloseListener(_ context.Context, name string) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	had := len(f.sockets)
+	for _, l := range f.listeners {
+		if l.Name == name {
+			f.sockets = slices.DeleteFunc(slices.Clone(f.sockets), func(b lb.SteeredBind) bool { return b.Bind == l.Bind })
+		}
+	}
+	if closed := len(f.sockets) < had; closed {
+		f.diary.add("fleet: close %s", name)
+		return true, nil
+	}
+	return false, nil
+}
+
+func (f *fakeFleet) OpenListener(_ context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != "" {
+		defer func() { f.refuse = "" }()
+		return errors.New(f.refuse)
+	}
+	for i, l := range f.listeners {
+		if l.Name == name && !slices.ContainsFunc(f.sockets, func(b lb.SteeredBind) bool { return b.Bind == l.Bind }) {
+			f.sockets = append(slices.Clone(f.sockets), lb.SteeredBind{Bind: l.Bind, Sockets: []int{100 * (i + 1), 100*(i+1) + 1}, Live: slices.Clone(f.live)})
+			f.diary.add("fleet: open %s", name)
+		}
+	}
+	return nil
 }
 
 func (f *fakeFleet) Upgrade(ctx context.Context, binary string) error {

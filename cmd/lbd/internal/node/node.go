@@ -83,6 +83,8 @@ type Node struct {
 	drain     drain
 	listeners listenerDrains
 	counting  bool // of their connections is on its way
+	backends  backendDrains
+	adding    bool // up what they have in progress
 	finding   finding
 	replica   replica
 	told      *Decision  // what was told last; nil: nothing yet
@@ -93,6 +95,7 @@ type Node struct {
 	looked    time.Time            // when address was read
 	judged    time.Time            // when the certificates' ends were looked at
 	here      map[lb.VIP]time.Time // VIPs that some member lacked, and until when that matters
+	away      map[lb.VIP]time.Time // those that went to other members, and until when that matters
 	mute      []netip.Addr         // peers whose datapath did not answer at the last look
 	turns     []netip.Addr         // and those whose workers served
 	retention
@@ -268,11 +271,13 @@ func (n *Node) tick() bool {
 	changed := n.look()
 	changed = n.tickDrain() || changed
 	changed = n.tickListeners() || changed
+	changed = n.tickBackends() || changed
 	n.tickFound()
 	n.tickDisk()
 	n.tickTrial()
 	changed = n.tickCertificates() || changed
 	changed = n.tickHere() || changed
+	changed = n.tickAway() || changed
 	changed = n.tickRetention() || changed
 	if s := n.silent(); !equal(s, n.mute) {
 		n.mute, changed = s, true

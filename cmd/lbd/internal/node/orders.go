@@ -36,13 +36,17 @@ func (n *Node) OrderBackend(ctx context.Context, o BackendOrder, a Asked) error 
 		if !ordered && len(now.Overlay.Backends) >= maxOrders {
 			return Overlay{}, fail(Busy, "take back orders for backends that are gone", "%d backends have orders already", maxOrders)
 		}
-		return now.Overlay.with(o.ID, o.to(now.Overlay.Backends[o.ID])), nil
+		return now.Overlay.with(o.ID, o.to(now.Overlay.Backends[o.ID], n.o.Now().UTC())), nil
 	}, o.event(a.By))
 }
 
-func (o BackendOrder) to(a lb.Admin) lb.Admin {
-	if o.Drain != nil {
-		a.Drain = *o.Drain
+func (o BackendOrder) to(a lb.Admin, now time.Time) lb.Admin {
+	switch {
+	case o.Drain == nil:
+	case !*o.Drain:
+		a.Drain, a.Since = false, time.Time{}
+	case !a.Drain:
+		a.Drain, a.Since = true, now
 	}
 	if o.Disable != nil {
 		a.Disable = *o.Disable

@@ -17,7 +17,9 @@ type Facts struct {
 	Leaving bool // SIGTERM: drain, but forget it at the next start
 	Overdue bool // the drain has lasted longer than drain.timeout
 
-	OverdueListeners map[string]bool // those whose drain has
+	OverdueListeners  map[string]bool // those whose drain has
+	SteeringListeners map[string]bool // those that drain, and peers may not have heard
+	OverdueBackends   map[lb.BackendID]bool
 
 	Health    map[lb.BackendID]lb.Health
 	Sockets   []lb.SteeredBind
@@ -34,6 +36,7 @@ type Facts struct {
 	Turning []netip.Addr        // peers whose workers serve, by what it answers
 	Served  map[string][]lb.VIP // what the nodes say that they serve
 	WasHere []lb.VIP            // served where they arrived until lately
+	WasAway []lb.VIP            // withdrawn here until lately
 
 	Stragglers []netip.AddrPort // clients whose connections need an epoch that is to be forgotten
 }
@@ -53,14 +56,10 @@ type Decision struct {
 // same decision.
 func Plan(f Facts) Decision {
 	d := Decision{Targets: targets(f.Config), State: state(f)}
-	d.Steering, d.Notes = steering(f)
-	for _, l := range f.Config.Listeners {
-		if _, drains := d.State.Listeners[l.Name]; drains {
-			d.Withdrawn = append(d.Withdrawn, lb.VIP{Addr: l.Bind.Addr(), Port: l.Bind.Port(), Protocol: lb.TCP})
-		}
-	}
+	d.Withdrawn = withdrawn(f)
+	d.Steering, d.Notes = steering(f, d.Withdrawn)
 	slots, _ := slots(f.Sockets)
-	d.Ready = slots > 0 && !f.SlotsGone || onlyServices(f)
+	d.Ready = slots > 0 && !f.SlotsGone || onlyServices(f) || slots == 0 && everyListenerDrains(f)
 	if d.Ready && !d.State.Draining {
 		d.Weight = slots // configured ones: a worker's crash moves no row
 	}
@@ -69,11 +68,21 @@ func Plan(f Facts) Decision {
 	return d
 }
 
+// withdrawn are the addresses of listeners that drain.
+func withdrawn(f Facts) (vips []lb.VIP) {
+	for _, l := range f.Config.Listeners {
+		if _, drains := f.Overlay.Listeners[l.Name]; drains {
+			vips = append(vips, lb.VIP{Addr: l.Bind.Addr(), Port: l.Bind.Port(), Protocol: lb.TCP})
+		}
+	}
+	return vips
+}
+
 func state(f Facts) lb.State {
 	draining := f.Leaving || !f.Overlay.DrainSince.IsZero()
 	return lb.State{
 		Health:   f.Health,
-		Admin:    f.Overlay.Backends,
+		Admin:    cutOverdue(f.Overlay.Backends, f.OverdueBackends),
 		Draining: draining,
 		Cut:      draining && f.Overdue,
 
@@ -82,12 +91,12 @@ func state(f Facts) lb.State {
 	}
 }
 
-// drainingListeners are those of the configuration that an operator drains. Of
-// others the order is kept, so that they come back as they went.
+// drainingListeners are those of the configuration that an operator drains, once
+// peers keep new connections from them. Of others the order is kept, so that they come back as they went.
 func drainingListeners(f Facts) map[string]bool {
 	var out map[string]bool
 	for _, l := range f.Config.Listeners {
-		if _, drains := f.Overlay.Listeners[l.Name]; drains {
+		if _, drains := f.Overlay.Listeners[l.Name]; drains && !f.SteeringListeners[l.Name] {
 			if out == nil {
 				out = map[string]bool{}
 			}
@@ -115,7 +124,7 @@ func targets(c *lb.Config) []Target {
 	return all
 }
 
-func steering(f Facts) (lb.Steering, []string) {
+func steering(f Facts, withdrawn []lb.VIP) (lb.Steering, []string) {
 	s := lb.Steering{Seed: f.Seed, Tags: f.Tags, Binds: f.Sockets}
 	var notes []string
 	if f.Clustered {
@@ -139,7 +148,7 @@ func steering(f Facts) (lb.Steering, []string) {
 		}
 	}
 	if f.Clustered {
-		notes = append(notes, planVIPs(f, &s)...)
+		notes = append(notes, planVIPs(f, withdrawn, &s)...)
 	}
 	return s, notes
 }

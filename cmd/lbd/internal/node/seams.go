@@ -22,6 +22,10 @@ type Fleet interface {
 	// OrderWorker drains a worker of the crew, or takes that back: ErrNoWorker,
 	// ErrLastWorker.
 	OrderWorker(ctx context.Context, name string, drain bool) error
+	// CloseListener closes the sockets of a listener and says whether there were
+	// any; its connections stay. OpenListener opens them again.
+	CloseListener(ctx context.Context, name string) (closed bool, err error)
+	OpenListener(ctx context.Context, name string) error
 	Stats() lb.Stats       // totals that survive workers
 	Refused() []lb.Refusal // the last malformed requests, newest first
 	Crashes() []lb.Crash   // the last workers that ended by themselves, newest first
@@ -41,6 +45,7 @@ type Update struct {
 	Document   []byte
 	Files      map[string][]byte // every file the configuration names, by path
 	Config     *lb.Config
+	Drained    []string // listeners whose sockets are not opened; those that are open stay
 	// Persist is called once, after every worker has built the update and
 	// before any switches to it. Its error leaves everything as it was.
 	Persist func() error

@@ -20,7 +20,7 @@ func services(f Facts) []lb.SteeredService {
 		all = append(all, lb.SteeredService{
 			Name: s.Name, VIP: lb.VIP{Addr: s.Bind.Addr(), Port: s.Bind.Port(), Protocol: s.Transport()},
 			Forward: s.Forward, ByClient: s.Affinity == "client", Hold: s.Hold,
-			Backends: serviceBackends(p, f.Health, f.Overlay.Backends),
+			Backends: serviceBackends(p, f.Health, cutOverdue(f.Overlay.Backends, f.OverdueBackends)),
 		})
 	}
 	return all
@@ -41,7 +41,7 @@ func serviceBackends(p *lb.Pool, health map[lb.BackendID]lb.Health, orders map[l
 		up := panicking || health[id] != lb.Down
 		one := lb.SteeredBackend{
 			ID: id, Address: at.Addr().Unmap(), Weight: b.Weight,
-			Takes: up && !order.Drain && !order.Disable, Keeps: up && !order.Disable,
+			Takes: up && !order.Drain && !order.Disable, Keeps: up && !order.Disable && !order.Cut,
 		}
 		if order.Weight != nil {
 			one.Weight = *order.Weight

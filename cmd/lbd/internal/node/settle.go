@@ -37,7 +37,7 @@ func (n *Node) probe(d Decision) (fresh bool) {
 func (n *Node) facts() Facts {
 	f := Facts{
 		Config: n.running.config, Overlay: n.overlay,
-		Leaving: n.drain.leaving, Overdue: n.drain.overdue, OverdueListeners: n.listeners.overdue(),
+		Leaving: n.drain.leaving, Overdue: n.drain.overdue, OverdueListeners: n.listeners.are((*listenerDrain).isOverdue), SteeringListeners: n.steering(), OverdueBackends: n.backends.overdue(),
 		Sockets: n.o.Fleet.Sockets(), Seed: n.seed,
 		Addresses: n.address, Fastpath: n.fastpath().Mode,
 	}
@@ -50,7 +50,7 @@ func (n *Node) facts() Facts {
 		f.Peers, f.Served, f.Silent = c.Peers(), n.saidVIPs(), n.silent()
 		f.Turning = n.turning()
 		f.Stragglers = n.retention.clients
-		f.WasHere = slices.Collect(maps.Keys(n.here))
+		f.WasHere, f.WasAway = slices.Collect(maps.Keys(n.here)), slices.Collect(maps.Keys(n.away))
 	}
 	n.watchSlots(f.Sockets)
 	f.SlotsGone = n.live.gone
@@ -86,6 +86,7 @@ func (n *Node) tell(d Decision) {
 			n.sayVIPs(d)
 		}
 		n.noteHere(d.Steering.Here)
+		n.noteAway(d.Steering.Away)
 		if first || d.Ready != n.told.Ready {
 			c.SetReady(d.Ready)
 		}

@@ -28,10 +28,11 @@ type Snapshot struct {
 	Weight     int
 	Drain      DrainStatus
 
-	EmptyListeners map[string]bool // those that drain and have no connection left
-	Reload         Reload
-	Trial          *Trial   // of the generation; nil: it stays
-	Sources        []Source // of discovered backends
+	EmptyListeners  map[string]bool // those that drain and have no connection left
+	ClosedListeners map[string]bool // those that drain and have no sockets
+	Reload          Reload
+	Trial           *Trial   // of the generation; nil: it stays
+	Sources         []Source // of discovered backends
 
 	Crew      []Worker
 	Sockets   []lb.SteeredBind
@@ -76,8 +77,8 @@ func (n *Node) publish(d Decision) {
 		Owner: n.running.owner, File: n.running.file, Config: c,
 		Overlay: n.overlay, State: d.State, Ready: d.Ready, Weight: d.Weight, Reload: n.reload, Trial: n.running.trial,
 		Drain:          DrainStatus{n.drain.done != nil, n.drain.empty, n.drain.overdue, n.drain.since, c.Drain.Timeout},
-		EmptyListeners: n.listeners.emptied(),
-		VIPs:           d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
+		EmptyListeners: n.listeners.are((*listenerDrain).isEmpty), ClosedListeners: n.listeners.are((*listenerDrain).isClosed),
+		VIPs: d.Steering.VIPs, Sockets: d.Steering.Binds, Fastpath: n.fastpath(),
 	}
 	if n.running.owner == OwnedDocument {
 		s.Edition = n.running.edition.Generation

@@ -70,10 +70,12 @@ func lacking(f Facts, vips []lb.VIP) map[lb.VIP][]string {
 }
 
 // planVIPs marks the VIPs that are served where they arrive.
-func planVIPs(f Facts, s *lb.Steering) (notes []string) {
+func planVIPs(f Facts, withdrawn []lb.VIP, s *lb.Steering) (notes []string) {
+	notes = planAway(f, withdrawn, s)
 	lack := lacking(f, s.VIPs)
 	for _, v := range s.VIPs {
 		switch {
+		case slices.Contains(withdrawn, v): // nothing begins here
 		case lack[v] != nil:
 			s.Here = append(s.Here, v)
 			notes = append(notes, fmt.Sprintf("VIP %s: %s lacks it, so its new connections stay where they arrive", v, strings.Join(lack[v], ", ")))

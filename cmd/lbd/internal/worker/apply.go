@@ -71,7 +71,7 @@ func (f *Fleet) applyFirst(ctx context.Context, u Update) error {
 	if err != nil {
 		return err
 	}
-	opened, err := f.open(u.Config, c.slots())
+	opened, err := f.open(u.listeners(), c.slots())
 	if err != nil {
 		c.binary.Close()
 		return err
@@ -105,7 +105,7 @@ func (f *Fleet) applyNext(ctx context.Context, u Update) error {
 	f.mu.Lock()
 	c, slots := f.crew, f.slots
 	f.mu.Unlock()
-	opened, err := f.open(u.Config, slots)
+	opened, err := f.open(u.listeners(), slots)
 	if err != nil {
 		return err
 	}
@@ -125,8 +125,13 @@ func (f *Fleet) applyNext(ctx context.Context, u Update) error {
 	return nil
 }
 
-// open binds what the configuration listens on and we do not yet.
-func (f *Fleet) open(c *lb.Config, slots int) ([]*group, error) {
+// listeners are those whose sockets there shall be.
+func (u Update) listeners() []*lb.Listener {
+	return slices.DeleteFunc(slices.Clone(u.Config.Listeners), func(l *lb.Listener) bool { return slices.Contains(u.Drained, l.Name) })
+}
+
+// open binds what listeners listen on and we do not yet.
+func (f *Fleet) open(listeners []*lb.Listener, slots int) ([]*group, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	ours := map[uint64]bool{}
@@ -137,7 +142,7 @@ func (f *Fleet) open(c *lb.Config, slots int) ([]*group, error) {
 	}
 	var opened []*group
 	var errs []error
-	for _, l := range c.Listeners {
+	for _, l := range listeners {
 		if f.group(l.Bind) != nil || slices.ContainsFunc(opened, func(g *group) bool { return g.name == l.Bind }) {
 			continue
 		}

@@ -58,6 +58,7 @@ type Update struct {
 	Document   []byte            // what every worker parses with its own filters
 	Files      map[string][]byte // the contents of every file the document names
 	Config     *lb.Config        // the parsed document
+	Drained    []string          // listeners whose sockets are not opened; those that are open stay
 
 	// Persist, when set, is called once every worker has built the document and
 	// before any worker switches to it. Its error leaves everything as it was.
@@ -371,6 +372,11 @@ func threads(configured, processes int) int {
 func Slots(w lb.WorkerSettings) int {
 	processes := max(1, w.Processes)
 	return processes * threads(w.Threads, processes)
+}
+
+// dropGroup takes a group out of the list; call it with mu held.
+func (f *Fleet) dropGroup(g *group) {
+	f.groups = slices.DeleteFunc(f.groups, func(have *group) bool { return have == g })
 }
 
 // group finds a bound address; call it with mu held.
