@@ -8,6 +8,8 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
@@ -38,8 +40,9 @@ func (degraded) Error() string { return "degraded" }
 // missing is a doctor's finding of a privilege or feature that is not there.
 type missing struct{ error }
 
-// explainFailure writes an error and the next thing to do, and gives its exit code.
-func (c *ctl) explainFailure(err error) int {
+// explainFailure writes an error of a command and the next thing to do, and gives
+// its exit code.
+func (c *ctl) explainFailure(cmd *cobra.Command, err error) int {
 	var (
 		refused     *admin.Error
 		unreachable *admin.Unreachable
@@ -54,7 +57,11 @@ func (c *ctl) explainFailure(err error) int {
 		return exitDegraded
 	case errors.As(err, &misused):
 		c.say("lbctl: %v", err)
-		c.say("  lbctl --help says what there is")
+		if cmd.HasSubCommands() {
+			c.say("  %s --help says what there is", cmd.CommandPath())
+		} else {
+			c.say("  %s; --help says more", cmd.UseLine())
+		}
 		return exitUsage
 	case errors.As(err, &late):
 		c.say("lbctl: %v", err)

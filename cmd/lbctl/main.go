@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -25,16 +26,33 @@ func main() {
 
 // run carries out one command line and gives its exit code.
 func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
-	c := &ctl{in: in, out: out, errs: errs}
+	results := &sink{Writer: out}
+	c := &ctl{in: in, out: results, errs: errs}
 	root := c.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
+	root.SetOut(results)
 	root.SetErr(errs)
 	manual.Completion(root)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !c.began {
+	cmd, err := root.ExecuteContextC(ctx)
+	switch {
+	case err != nil && !c.began:
 		err = usage{err}
+	case err == nil:
+		err = results.err
 	}
-	return c.explainFailure(err)
+	return c.explainFailure(cmd, err)
+}
+
+// sink remembers that something could not be written, so that no command has to
+// look after each line whether it is on a disk that is full.
+type sink struct {
+	io.Writer
+	err error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	s.err = cmp.Or(s.err, err)
+	return n, err
 }

@@ -9,10 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cirque-lb/lb"
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/cirque-lb/lb"
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 // askTime bounds one question to the daemon.

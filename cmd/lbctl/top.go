@@ -11,9 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cirque-lb/lb/cmd/internal/admin"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/cirque-lb/lb/cmd/internal/admin"
 )
 
 func (c *ctl) top() *cobra.Command {
@@ -35,12 +36,10 @@ Without a terminal, or with --count, it prints plain pictures instead; with
 		if every < 50*time.Millisecond {
 			return usage{fmt.Errorf("--every %s: at least 50ms", every)}
 		}
-		out, interactive := c.out.(*os.File)
-		in, typed := c.in.(*os.File)
-		if count > 0 || c.format != "table" || !interactive || !typed || !c.terminal(out) || !c.terminal(in) {
+		if count > 0 || c.format != "table" || !c.terminal(c.out) || !c.terminal(c.in) {
 			return untilInterrupted(cmd, c.topPlain(cmd.Context(), every, count))
 		}
-		return c.topScreen(cmd.Context(), in, out, every)
+		return c.topScreen(cmd.Context(), fileOf(c.in), fileOf(c.out), every)
 	}
 	return cmd
 }

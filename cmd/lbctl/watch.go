@@ -141,9 +141,18 @@ func (p *progress) end() {
 	}
 }
 
+// fileOf is the file that is read or written; nil: it is none.
+func fileOf(w any) *os.File {
+	if s, ok := w.(*sink); ok {
+		w = s.Writer
+	}
+	f, _ := w.(*os.File)
+	return f
+}
+
 func (c *ctl) terminal(w any) bool {
-	f, ok := w.(*os.File)
-	if !ok {
+	f := fileOf(w)
+	if f == nil {
 		return false
 	}
 	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
