@@ -126,7 +126,7 @@ func backendProblems(pools []admin.Pool, backends []admin.Backend) []admin.Probl
 	for _, p := range pools {
 		if p.Usable == 0 && p.Backends > 0 {
 			all = append(all, admin.Problem{Subject: "pool " + p.Name,
-				Text: "none of " + backendCount(p.Backends) + " can take requests", Do: "lbctl backend list --pool " + p.Name})
+				Text: "none of " + plural(p.Backends, "backend") + " can take requests", Do: "lbctl backend list --pool " + p.Name})
 		}
 	}
 	for _, b := range backends {
@@ -141,11 +141,4 @@ func backendProblems(pools []admin.Pool, backends []admin.Backend) []admin.Probl
 		}
 	}
 	return all
-}
-
-func backendCount(n int) string {
-	if n == 1 {
-		return "1 backend"
-	}
-	return fmt.Sprintf("%d backends", n)
 }

@@ -342,7 +342,7 @@ func (e *explanation) backendVerdict() string {
 	case n == 0:
 		return fmt.Sprintf("%s, answered with 503 (%s)", e.out.Target, lb.NoHealthyBackend)
 	case e.out.Balance == "":
-		return fmt.Sprintf("%s, one of %s", e.out.Target, backendCount(n))
+		return fmt.Sprintf("%s, one of %s", e.out.Target, plural(n, "backend"))
 	}
-	return fmt.Sprintf("%s, %s over %s", e.out.Target, e.out.Balance, backendCount(n))
+	return fmt.Sprintf("%s, %s over %s", e.out.Target, e.out.Balance, plural(n, "backend"))
 }

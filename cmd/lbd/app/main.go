@@ -64,7 +64,7 @@ func explain(err error) (string, int) {
 	var locked *worker.LockedError
 	switch {
 	case errors.As(err, &es):
-		return es.Error() + "\n" + counted(len(es)) + ".", exitConfig
+		return es.Error() + "\n" + plural(len(es), "error") + ".", exitConfig
 	case errors.As(err, &c):
 		return "lbd: " + err.Error(), c.code
 	case errors.As(err, &locked):
@@ -75,11 +75,11 @@ func explain(err error) (string, int) {
 	return "lbd: " + err.Error(), exitError
 }
 
-func counted(errors int) string {
-	if errors == 1 {
-		return "1 error"
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d errors", errors)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func newRoot() *cobra.Command {
@@ -117,7 +117,10 @@ func configFlag(c *cobra.Command) *string {
 func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: usage(cobra.NoArgs),
-		Run: func(c *cobra.Command, _ []string) { fmt.Fprintln(c.OutOrStdout(), "lbd", thisVersion()) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(c.OutOrStdout(), "lbd", thisVersion())
+			return err
+		},
 	}
 }
 

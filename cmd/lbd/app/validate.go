@@ -34,8 +34,9 @@ func newValidate() *cobra.Command {
 		if _, err := config.ReadFiles(lb.FileOptions{Read: node.Reader(*file), Filters: l7.Check(filters)}); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s: ok (%d listeners, %d routes, %d pools)\n", *file, len(config.Listeners), len(config.Routes), len(config.Pools))
-		return nil
+		_, err = fmt.Fprintf(c.OutOrStdout(), "%s: ok (%s, %s, %s)\n", *file, plural(len(config.Listeners), "listener"),
+			plural(len(config.Routes), "route"), plural(len(config.Pools), "pool"))
+		return err
 	}
 	return c
 }
