@@ -29,6 +29,14 @@ func (f *field) entries() map[string]int {
 		name := filepath.Base(path)
 		switch m.Type() {
 		case ebpf.Hash, ebpf.LRUHash, ebpf.LPMTrie:
+		case ebpf.SockMap: // its keys are all that there could be
+			for slot := range m.MaxEntries() {
+				var cookie uint64
+				if m.Lookup(slot, &cookie) == nil {
+					all[name]++
+				}
+			}
+			return nil
 		case ebpf.Array:
 			if name != "map_vip_table" {
 				return nil

@@ -28,6 +28,7 @@ type field struct {
 	client, router *l4test.Namespace
 	edge           *l4test.Namespace
 	backends       []*l4test.Namespace
+	space          string // the name of the node's
 }
 
 // fieldService is one service of the field: how it forwards, to whom.
