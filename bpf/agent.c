@@ -62,12 +62,14 @@ INLINE int find_inner(struct cursor *c, __u8 protocol, struct packet *p)
 		if (!ip || ip->version != 4)
 			return 0;
 		p->ip = ip;
+		p->ip_size = sizeof(*ip);
 		p->dst = mapped(ip->daddr);
 	} else if (protocol == IPPROTO_IPV6) {
 		ip6 = take(c, sizeof(*ip6));
 		if (!ip6 || ip6->version != 6)
 			return 0;
 		p->ip = ip6;
+		p->ip_size = sizeof(*ip6);
 		p->dst = address_of(&ip6->daddr);
 	} else {
 		return 0;

@@ -63,7 +63,7 @@ INLINE int to_service(struct xdp_md *ctx, const struct packet *p, __u64 hash, __
 	scratch->flow = (struct flow){
 		.src = p->src, .hash = hash, .service = service, .l3 = p->l3, .length = p->length,
 		.kind = p->kind, .protocol = p->protocol,
-		.version = p->dst.word[2] == MAPPED ? 4 : 6,
+		.version = ip_version(p),
 	};
 	if (unlikely(p->part)) {
 		scratch->flow.part = p->part;

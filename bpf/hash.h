@@ -48,7 +48,7 @@ INLINE __u64 flow_hash(const struct node *node, const struct address *src, const
 		node->seed[1] ^ 0x7465646279746573ULL,
 	};
 
-	if (dst->word[2] == MAPPED && !dst->word[0] && !dst->word[1]) {
+	if (is_ipv4(dst)) {
 		sip_word(&s, pair(src->word[3], dst->word[3]));
 		sip_word(&s, last | 13ULL << 56);	/* bytes in all */
 	} else {

@@ -125,7 +125,7 @@ INLINE int to_stack(struct xdp_md *ctx, const struct packet *p, __u64 offset, __
 		to->tag[0] = from->tag[0];
 	if (p->l3 > sizeof(struct ethhdr) + sizeof(struct vlan))
 		to->tag[1] = from->tag[1];
-	*type = p->dst.word[2] == MAPPED ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
+	*type = ip_version(p) == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
 	if (bpf_xdp_adjust_head(ctx, offset))
 		return leave(REASON_HEADROOM);
 	return leave(reason);

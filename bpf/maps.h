@@ -32,6 +32,12 @@ INLINE struct address mapped(__be32 ip)
 	return (struct address){ { 0, 0, MAPPED, ip } };
 }
 
+/* All of it: 2001:db8::ffff:a00:1 has that word, too. */
+INLINE int is_ipv4(const struct address *a)
+{
+	return a->word[2] == MAPPED && !a->word[0] && !a->word[1];
+}
+
 #define NODE_TUNNELS 1	/* tags are set: encapsulated packets are sent and taken */
 #define NODE_GUARDED 0x80	/* sources are looked at, protect.h */
 #define NODE_CAPTURED 0x40	/* somebody captures packets, sight.h */

@@ -23,7 +23,7 @@ INLINE int read_own4(const struct cursor *c, const struct node *node, const stru
 {
 	const struct udphdr *udp = c->at;
 
-	if (ip->daddr != node->address.word[3])
+	if (ip->daddr != node->address.word[3] || node->outer_ip != sizeof(*ip))
 		return NOT_OWN;
 	if (ip->protocol == IPPROTO_ICMP)
 		return FABRIC_ICMP;
@@ -40,7 +40,7 @@ INLINE int read_own6(const struct cursor *c, const struct node *node, const stru
 {
 	const struct udphdr *udp = c->at;
 
-	if (!is_address(&ip->daddr, &node->address))
+	if (!is_address(&ip->daddr, &node->address) || node->outer_ip != sizeof(*ip))
 		return NOT_OWN;
 	if (ip->nexthdr == IPPROTO_ICMPV6)
 		return FABRIC_ICMP;

@@ -31,12 +31,17 @@ struct packet {
 	__u16 length;			/* of the IP packet */
 	const struct vip *vip;
 	void *ip;			/* struct iphdr or ipv6hdr */
-	__u32 ip_size;			/* of its fixed part */
+	__u32 ip_size;			/* of its fixed part: by it the version is known */
 	struct tcphdr *tcp;		/* NULL: no segment, or not its beginning */
 	__u64 part;			/* names the packet that this is a fragment of; 0: it is whole */
 	__u32 id;			/* of a PART */
 	__u32 offset;			/* of a PART, in units of 8 bytes */
 };
+
+INLINE int ip_version(const struct packet *p)
+{
+	return p->ip_size == sizeof(struct iphdr) ? 4 : 6;
+}
 
 /*
  * Keeps a packet in memory: in registers, clang would carry each field through

@@ -52,7 +52,7 @@ INLINE int over_limit(const struct address *src, __u32 syn, const struct limits 
 	struct sent_since *s, first = { .packets = 1, .syns = syn };
 	struct address key = *src;
 
-	if (key.word[2] != MAPPED || key.word[0] || key.word[1])
+	if (!is_ipv4(&key))
 		key.word[2] = key.word[3] = 0;
 	s = bpf_map_lookup_elem(&senders, &key);
 	if (!s) {

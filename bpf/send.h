@@ -72,7 +72,7 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 	};
 	tunnel->gue = (struct gue){
 		.words = PATH_WORDS + more * (hop_size(node) / 4),
-		.protocol = p->dst.word[2] == MAPPED ? IPPROTO_IPIP : IPPROTO_IPV6,
+		.protocol = ip_version(p) == 4 ? IPPROTO_IPIP : IPPROTO_IPV6,
 	};
 	tunnel->path = (struct path){
 		.version = PATH_VERSION | to->asks,

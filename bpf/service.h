@@ -161,7 +161,7 @@ INLINE void *write_outer(struct cursor *c, const struct backend *b, __u8 protoco
 	__be32 *word;
 	__u32 sum;
 
-	if (b->address.word[2] == MAPPED && !b->address.word[0] && !b->address.word[1]) {
+	if (is_ipv4(&b->address)) {
 		word = take(c, sizeof(struct iphdr));
 		if (!word)
 			return NULL;
@@ -192,7 +192,7 @@ INLINE void *write_outer(struct cursor *c, const struct backend *b, __u8 protoco
 /* What goes round a packet to a backend, in bytes. */
 INLINE __u32 overhead(const struct backend *b, __u32 forward)
 {
-	__u32 size = b->address.word[2] == MAPPED ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	__u32 size = is_ipv4(&b->address) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 
 	if (forward == FORWARD_L2)
 		return 0;
@@ -211,7 +211,7 @@ INLINE int to_backend_by_kernel(struct xdp_md *ctx, struct ethhdr *eth, const st
 		return leave(missed);
 	way = &scratch->way;
 	*way = (struct bpf_fib_lookup){
-		.family = b->address.word[2] == MAPPED ? AF_INET : AF_INET6,
+		.family = is_ipv4(&b->address) ? AF_INET : AF_INET6,
 		.tot_len = length,
 		.ifindex = ctx->ingress_ifindex,
 	};
@@ -259,7 +259,7 @@ INLINE int to_backend(struct xdp_md *ctx, const struct macs *arrived, const stru
 INLINE int forward_to(struct xdp_md *ctx, const struct flow *f, const struct backend *b,
 		      __u32 forward)
 {
-	const int v4 = b->address.word[2] == MAPPED;
+	const int v4 = is_ipv4(&b->address);
 	__be16 type = f->version == 4 ? be16(ETH_P_IP) : be16(ETH_P_IPV6);
 	__u8 protocol = f->version == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	__u32 size = overhead(b, forward), length = f->length + size;

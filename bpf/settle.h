@@ -58,7 +58,7 @@ INLINE int has_socket(struct xdp_md *ctx, const struct packet *p)
 		return 1;
 	if (unlikely(p->part) && !p->tcp)
 		return who_has_part(p->part) == SELF;
-	if (p->dst.word[2] == MAPPED) {
+	if (ip_version(p) == 4) {
 		size = sizeof(tuple.ipv4);
 		tuple.ipv4.saddr = p->src.word[3];
 		tuple.ipv4.daddr = p->dst.word[3];
