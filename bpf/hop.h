@@ -150,8 +150,8 @@ INLINE int to_next_hop(struct xdp_md *ctx, struct node *node, struct packet *p, 
 	to = bpf_map_lookup_elem(&peers, index);
 	if (!to)
 		return leave(REASON_UNKNOWN_HOP);
-	if (length > to->mtu)
-		return leave(REASON_TOO_BIG);
+	if (unlikely(length > to->mtu))
+		return too_big(ctx, p, node->outer_ip == sizeof(*ip) ? 4 : 6, length, to->mtu);
 	if (!is_whole(ctx, p->l3 + length))
 		return leave(REASON_SHORT);
 	if (!age(p->ip))

@@ -141,10 +141,10 @@ __attribute__((noinline)) int learn_path_mtu(struct xdp_md *ctx, __u32 l3)
 							   read_complaint6(&c, node, &about);
 	if (!tunnel || tunnel->udp.dest != TUNNEL_PORT)
 		return leave(REASON_NOT_VIP);
+	index = bpf_map_lookup_elem(&peer_index, &about.to);
 	if (!(node->flags & NODE_TUNNELS) ||
 	    (tunnel->path.tag != node->tag[0] && tunnel->path.tag != node->tag[1]))
-		return leave(REASON_BAD_TAG);
-	index = bpf_map_lookup_elem(&peer_index, &about.to);
+		return leave(index ? REASON_BAD_TAG : REASON_NOT_VIP);	/* a service's GUE has none */
 	if (!index || *index == SELF)
 		return leave(REASON_STRANGER);
 	peer = bpf_map_lookup_elem(&peers, index);

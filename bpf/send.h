@@ -14,7 +14,7 @@ struct owners {
 	__u32 asks;	/* PATH_ASKS, or 0 */
 };
 
-INLINE int too_big(struct xdp_md *ctx, const struct packet *p, __u32 mtu);
+INLINE int too_big(struct xdp_md *ctx, const struct packet *p, int version, __u16 length, __u32 mtu);
 INLINE int write_hop(const struct node *node, struct cursor *c, __u32 index);
 INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrived,
 		const struct peer *to, __u32 length, __u32 reason);
@@ -38,7 +38,7 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 	if (!first || !(node->flags & NODE_TUNNELS))
 		return leave(REASON_NO_OWNER);
 	if (unlikely(length > first->mtu))
-		return too_big(ctx, p, first->mtu - longest_overhead(node));
+		return too_big(ctx, p, ip_version(p), p->length, first->mtu - longest_overhead(node));
 	if (!is_whole(ctx, p->l3 + p->length))
 		return leave(REASON_SHORT);
 	if (!age(p->ip))
@@ -86,16 +86,18 @@ INLINE int to_owner(struct xdp_md *ctx, struct node *node, struct packet *p, __u
 	return send(ctx, node, &arrived, first, length, reason);
 }
 
-/* There is no room for a tunnel round the packet: the client is told what there is room for. */
-INLINE int too_big(struct xdp_md *ctx, const struct packet *p, __u32 mtu)
+/*
+ * There is no room for a tunnel round the packet: the client is told what there is
+ * room for. Or for a tunnel as it came: its sender is, and will tell the client.
+ */
+INLINE int too_big(struct xdp_md *ctx, const struct packet *p, int version, __u16 length, __u32 mtu)
 {
 	struct scratch *scratch = this_scratch();
 
 	if (!scratch)
 		return XDP_DROP;	/* cannot be */
 	scratch->flow = (struct flow){
-		.l3 = p->l3, .length = p->length, .kind = p->kind,
-		.version = p->dst.word[2] == MAPPED ? 4 : 6,
+		.l3 = p->l3, .length = length, .kind = p->kind, .version = version,
 	};
 	return tell_too_big(ctx, &scratch->flow, mtu);
 }
@@ -133,7 +135,8 @@ INLINE int send(struct xdp_md *ctx, struct node *node, const struct macs *arrive
 
 	if (!eth)
 		return leave(REASON_HEADROOM);
-	if (unlikely(!clock || clock->now >= to->valid_until)) {
+	/* The kernel has no way through a VLAN's parent: the last one that was known is better. */
+	if (unlikely((!clock || clock->now >= to->valid_until) && !(to->vlan && to->valid_until))) {
 		*(struct macs *)eth = *arrived;
 		eth->h_proto = type;
 		return send_by_kernel(ctx, node, eth, to, length, reason);

@@ -14,12 +14,13 @@ import (
 )
 
 // narrow has the router take longer packets to a node for too big.
-func (s *site) narrow(node netip.Addr, mtu int) {
+func (s *site) narrow(n *node, mtu int) {
 	s.check(s.router.Do(func() error {
-		l, err := netlink.LinkByName("edge-2")
+		l, err := netlink.LinkByName(n.member.Name)
 		if err != nil {
 			return err
 		}
+		node := n.member.Address
 		to := &net.IPNet{IP: node.AsSlice(), Mask: net.CIDRMask(node.BitLen(), node.BitLen())}
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: to, MTU: mtu, MTULock: true, Scope: unix.RT_SCOPE_LINK})
 	}))
@@ -43,7 +44,7 @@ func TestANarrowFabricIsLearntAndClientsAreTold(t *testing.T) {
 
 func isLearntAndTold(s *site) {
 	ingress, owner := s.nodes[0], s.nodes[1]
-	s.narrow(owner.member.Address, 1450)
+	s.narrow(owner, 1450)
 	s.steer(s.only(owner))
 	for _, vip := range []netip.AddrPort{vip4, vip6} {
 		c := s.dial(vip)
@@ -63,5 +64,28 @@ func isLearntAndTold(s *site) {
 	s.dial(vip4).echo() // the client's host remembers
 	if n := ingress.count(lb.XDPTold); n != told {
 		s.t.Errorf("the client was told %d times more", n-told)
+	}
+}
+
+// A connection's packets come to its owner by way of another node, and the way
+// from there is narrow: the hop hears of it from the router, the node where they
+// arrive from the hop, and the client from that one.
+func TestANarrowWayBehindAHopIsToldBack(t *testing.T) {
+	s := newSite(t, 3)
+	ingress, hop, owner := s.nodes[0], s.nodes[1], s.nodes[2]
+	s.arriveAt(ingress)
+	s.steer(s.only(owner))
+	old := s.dial(vip4)
+	s.steer(s.only(hop), s.only(owner))
+	old.echo()
+	s.narrow(owner, 1450)
+	old.echo()
+	if hop.count(lb.XDPLearned) == 0 || hop.count(lb.XDPTold) == 0 || ingress.count(lb.XDPLearned) == 0 || ingress.count(lb.XDPTold) == 0 {
+		t.Errorf("the hop heard of it %d times and told %d times, the ingress %d and %d", hop.count(lb.XDPLearned), hop.count(lb.XDPTold), ingress.count(lb.XDPLearned), ingress.count(lb.XDPTold))
+	}
+	told := ingress.count(lb.XDPTold)
+	old.echo()
+	if n := ingress.count(lb.XDPTold); n != told {
+		t.Errorf("the client was told %d times more", n-told)
 	}
 }

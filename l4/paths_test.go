@@ -124,6 +124,7 @@ func TestICMPThatProvesNothingChangesNothing(t *testing.T) {
 	}{
 		{"another tag", with(good, quoted+20+8+8, 0xff), drop, lb.XDPBadTag},
 		{"a router that quotes eight bytes only, so no tag", complaint(sent, 1300, 28), pass, lb.XDPNotVIP},
+		{"about a service's GUE, which has no tag", with(complaint(stranger, 1300, 548), quoted+20+8+8, 0xff), pass, lb.XDPNotVIP},
 		{"about a packet to nobody we know", complaint(stranger, 1300, 548), drop, lb.XDPStranger},
 		{"about a packet of somebody else", with(good, quoted+15, 77), pass, lb.XDPNotVIP},
 		{"about another port", with(good, quoted+22, 77), pass, lb.XDPNotVIP},
@@ -142,5 +143,39 @@ func TestICMPThatProvesNothingChangesNothing(t *testing.T) {
 	deaf.Tags = nil
 	if _, reason, _ := r.apply(deaf).run(good); reason != lb.XDPBadTag {
 		t.Errorf("without a tag of our own: %s", reason)
+	}
+}
+
+// The way from a hop to the next is narrower than the way to the hop: who sent the
+// tunnel there is told as by a router, and tells the client from then on.
+func TestAHopWithANarrowWayTellsWhoSentTheTunnel(t *testing.T) {
+	big := frame(eth(v4), ip4(client4, "192.0.2.10", layers.IPProtocolTCP), tcp(40000, 80, "A"), data(1400))
+	sets := [][]lb.Member{idleBut(edge2), idleBut(edge3)}
+	ingress, hop := newRig(t, edge1).apply(steering(edge1, sets...)), newRig(t, edge2).apply(steering(edge2, sets...))
+	hop.ways(func(p *bpf.Peer) {
+		if p.Address.Addr() == edge3.Address {
+			p.MTU = 1450
+		}
+	})
+	_, _, sent := ingress.run(big)
+	verdict, reason, told := hop.run(sent)
+	if verdict != redirect || reason != lb.XDPTold {
+		t.Fatalf("the hop: verdict %d for %s", verdict, reason)
+	}
+	checkTold(t, "the hop", sent, told, 14, 1450)
+	if verdict, reason, _ := ingress.run(told); verdict != drop || reason != lb.XDPLearned {
+		t.Errorf("the node that sent the tunnel: verdict %d for %s", verdict, reason)
+	}
+	verdict, reason, out := ingress.run(big)
+	if verdict != redirect || reason != lb.XDPTold {
+		t.Fatalf("the client's next packet: verdict %d for %s", verdict, reason)
+	}
+	checkTold(t, "the client", big, out, 14, 1450-48)
+	icmp := frame(eth(v4), ip4(client4, "192.0.2.10", layers.IPProtocolICMPv4), &layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 4)},
+		gopacket.Payload(frame(ip4("192.0.2.10", client4, layers.IPProtocolTCP), tcp(80, 40000, "A"), data(1400))))
+	ingress.ways(func(*bpf.Peer) {})
+	_, _, sent = ingress.run(icmp)
+	if verdict, reason, _ := hop.run(sent); verdict != drop || reason != lb.XDPTooBig {
+		t.Errorf("nobody is told of what tells: verdict %d for %s", verdict, reason)
 	}
 }
