@@ -10,6 +10,7 @@
 
 #define DROPS_SHOWN 4		/* per CPU and tick of the clock */
 #define DROP_BYTES 128		/* of a dropped packet */
+#define SIGHT_HEADERS 256	/* of a captured one, that are compared */
 #define SIGHT_BYTES 2048	/* of a captured one, at most; a power of two */
 #define DROPS_RING (64 << 10)
 #define SIGHTS_RING (1 << 20)
@@ -100,8 +101,11 @@ __attribute__((noinline)) int remember(struct xdp_md *ctx)
 	s->at = bpf_ktime_get_ns();
 	if (s->at >= f->until || !f->left)
 		return 0;
-	if (!look(ctx, s, f->bytes))
+	__builtin_memset(s->frame, 0, SIGHT_HEADERS);	/* of an earlier packet */
+	if (!look(ctx, s, f->bytes < SIGHT_HEADERS ? SIGHT_HEADERS : f->bytes))
 		s->kept = 0;
+	if (s->kept > f->bytes)
+		s->kept = f->bytes;
 	return 0;
 }
 

@@ -189,6 +189,27 @@ func TestWhatIsCaptured(t *testing.T) {
 			t.Errorf("%s: captured %v, want %v", c.sentence, got, want)
 		}
 	}
+	// Little of each is kept, but all of the headers is compared, and nothing that an
+	// earlier packet left there.
+	narrow := Capture{Src: address("198.51.100.7:40000"), Dst: address("192.0.2.10:80"), Protocol: lb.TCP, Packets: 100, For: time.Minute, Snaplen: 64}
+	r.Filter.Put(uint32(0), narrow.filter())
+	other := frame(eth(v4), ip4("198.51.100.8", "192.0.2.10", layers.IPProtocolTCP), tcp(40001, 80, "S"), data(10))
+	whole := r.agreeing(tunnelled(segment("S"), 0x10))
+	for _, c := range []struct {
+		sentence string
+		frame    []byte
+		seen     int
+	}{
+		{"in a tunnel", whole, 1},
+		{"another flow in a tunnel", r.agreeing(tunnelled(other, 0x10)), 0},
+		{"the flow again", whole, 1},
+		{"a tunnel that ends before its packet does", cut(bytes.Clone(whole), 14+20+8+12), 0},
+	} {
+		r.run(c.frame)
+		if seen := sights(); len(seen) != c.seen || c.seen > 0 && len(seen[0].Frame) != 64 {
+			t.Errorf("%s: %d are shown, want %d", c.sentence, len(seen), c.seen)
+		}
+	}
 	f := Capture{Packets: 3, For: time.Minute, Snaplen: 64}.filter()
 	r.Filter.Put(uint32(0), f)
 	for range 10 {
