@@ -304,7 +304,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 	if err != nil {
 		return fmt.Errorf("plan the datapath: %w", err)
 	}
-	d.writes, d.trouble = 0, nil
+	d.writes, d.trouble = 0, d.planner.misplaced(s)
 	if want.node.View != d.have.node.View {
 		d.unsettled.renew(&want.node, monotonic())
 	}

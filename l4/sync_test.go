@@ -187,16 +187,46 @@ func TestPlansThatAreRefused(t *testing.T) {
 	for i := range wide.Binds[0].Sockets {
 		wide.Binds[0].Sockets[i] = i
 	}
-	six := steering(edge1, only(edge1, lb.Member{Name: "edge-6", Address: netip.MustParseAddr("fd00::6"), Weight: 1}))
 	for want, s := range map[string]lb.Steering{
-		"VIP 192.0.2.10 has more than 64 ports":                        many,
-		"192.0.2.10:80 has 257 slots: at most 256":                     wide,
-		"member edge-6 has the address fd00::6 and this node 10.0.0.1": six,
+		"VIP 192.0.2.10 has more than 64 ports":    many,
+		"192.0.2.10:80 has 257 slots: at most 256": wide,
 	} {
 		p := testPlanner()
 		if _, err := p.plan(s, newTables(make([]uint64, lb.Rows))); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got error %v, want %s…", err, want)
 		}
+	}
+}
+
+// A node that came with a wrong node.address must not hold up all others.
+func TestAMemberWithAnAddressThatCannotBeIsWorkedRound(t *testing.T) {
+	six := lb.Member{Name: "edge-6", Address: netip.MustParseAddr("fd00::6"), Weight: 4}
+	twin := lb.Member{Name: "edge-7", Address: edge1.Address, Weight: 4}
+	p, have := testPlanner(), newTables(make([]uint64, lb.Rows))
+	s := steering(edge1, only(edge1, edge2, six, twin), only(six))
+	want, err := p.plan(s, have)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(want.peers) != 2 {
+		t.Errorf("the peers are %v, want edge-1 and edge-2 only", want.peers)
+	}
+	plain := only(edge1, edge2, twin)
+	owners := Owners(plain)
+	for row, got := range want.rows {
+		ours := plain[owners[row]].Name != edge2.Name
+		if owner := want.peers[uint32(got&0xffff)].Addr(); got>>16 != 0 || ours != (owner == edge1.Address) {
+			t.Fatalf("row %d is %#x, of %s; without edge-6 it would be %s's", row, got, owner, plain[owners[row]].Name)
+		}
+	}
+	problems := strings.Join(p.misplaced(s), "\n")
+	for _, part := range []string{"member edge-6 has the address fd00::6 and this node 10.0.0.1", "member edge-7 has this node's address 10.0.0.1"} {
+		if !strings.Contains(problems, part) {
+			t.Errorf("the problems are %q, want %q", problems, part)
+		}
+	}
+	if again := diff(want, func() tables { w, _ := p.plan(s, want); return w }()); len(again) > 0 {
+		t.Errorf("the same once more takes %d writes: %s", len(again), again[0])
 	}
 }
 

@@ -220,12 +220,12 @@ func (p *planner) number(members []lb.Member, self string, have tables, want *ta
 	free := freeNumbers(have.peers, bpf.Peers, bpf.Self+1)
 	local := make([]uint16, len(members))
 	for i, m := range members {
-		if m.Name == self {
-			local[i] = bpf.Self
+		if m.Name == self || p.address.IsValid() && m.Address.Unmap() == p.address {
+			local[i] = bpf.Self // peers send to both what is for either
 			continue
 		}
-		if m.Address.Is4() != p.address.Is4() {
-			return nil, fmt.Errorf("member %s has the address %s and this node %s: one fabric has one IP version", m.Name, m.Address, p.address)
+		if p.apart(m) {
+			continue // it owns no row
 		}
 		address := bpf.AddressOf(m.Address)
 		at, known := index[address]
@@ -244,9 +244,36 @@ func (p *planner) number(members []lb.Member, self string, have tables, want *ta
 func (p *planner) ownersOf(e lb.Epoch) []int16 {
 	digest := e.Digest()
 	if p.owners[digest] == nil {
-		p.owners[digest] = Owners(e.Members)
+		members := slices.Clone(e.Members)
+		for i, m := range members {
+			if p.apart(m) {
+				members[i].Weight = 0
+			}
+		}
+		p.owners[digest] = Owners(members)
 	}
 	return p.owners[digest]
+}
+
+// apart reports whether no packet of ours can be sent to a member: its address is
+// of the other IP version. All that have this node's version share its rows.
+func (p *planner) apart(m lb.Member) bool { return m.Address.Unmap().Is4() != p.address.Is4() }
+
+// misplaced says which members have an address that they should not have.
+func (p *planner) misplaced(s lb.Steering) (problems []string) {
+	if len(s.Epochs) == 0 {
+		return nil
+	}
+	for _, m := range s.Epochs[0].Members {
+		switch {
+		case m.Name == s.Self:
+		case p.apart(m):
+			problems = append(problems, fmt.Sprintf("member %s has the address %s and this node %s: one fabric has one IP version, so neither sends packets to the other (node.address)", m.Name, m.Address, p.address))
+		case m.Address.Unmap() == p.address:
+			problems = append(problems, fmt.Sprintf("member %s has this node's address %s: what is for either may come to either (node.address)", m.Name, p.address))
+		}
+	}
+	return problems
 }
 
 // forget drops the rows of epochs that are gone.
