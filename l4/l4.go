@@ -327,7 +327,7 @@ func (d *Datapath) Apply(s lb.Steering) error {
 		d.tolerate(d.arp.restore())
 	}
 	d.steering, d.derived = s, d.planner.last
-	d.prober.follow(d.probed(), firstTag(s.Tags), binary.BigEndian.Uint16(want.node.View[:]))
+	d.prober.follow(d.probed(), s.Tags, binary.BigEndian.Uint16(want.node.View[:]))
 	if !d.refreshWays() {
 		select {
 		case d.hurry <- struct{}{}:
@@ -337,13 +337,6 @@ func (d *Datapath) Apply(s lb.Steering) error {
 	d.migrate()
 	d.watchDrops()
 	return d.limitSegments()
-}
-
-func firstTag(tags []uint32) uint32 {
-	if len(tags) == 0 {
-		return 0
-	}
-	return tags[0]
 }
 
 func (d *Datapath) put(w write, sockets map[uint64]int) error {

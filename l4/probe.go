@@ -40,7 +40,7 @@ type prober struct {
 
 	mu    sync.Mutex // guards the rest
 	lives map[netip.Addr]*life
-	tag   uint32
+	tags  []uint32 // the first one signs, answers may have any
 	view  uint16
 }
 
@@ -92,19 +92,19 @@ const (
 func (p *prober) question(n uint32) []byte {
 	b := []byte{0x20 | 4, pulseQuestion, 0, 0, 0x10, 0x10}
 	b = binary.BigEndian.AppendUint16(b, p.view)
-	b = binary.BigEndian.AppendUint32(b, p.tag)
+	b = binary.BigEndian.AppendUint32(b, p.tags[0])
 	b = binary.BigEndian.AppendUint32(b, n)
 	return binary.BigEndian.AppendUint32(b, neverBeaten)
 }
 
 // follow replaces whom to ask.
-func (p *prober) follow(peers []netip.Addr, tag uint32, view uint16) {
+func (p *prober) follow(peers []netip.Addr, tags []uint32, view uint16) {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.tag, p.view = tag, view
+	p.tags, p.view = slices.Clone(tags), view
 	for _, a := range peers {
 		if p.lives[a] == nil {
 			p.lives[a] = &life{workers: -1}
@@ -120,7 +120,7 @@ func (p *prober) ask() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.tag == 0 {
+	if len(p.tags) == 0 {
 		return
 	}
 	for a, l := range p.lives {
@@ -149,7 +149,8 @@ func (p *prober) answered(from netip.Addr, b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := p.lives[from]
-	if l == nil || len(b) != pulseSize || b[1] != pulseAnswer || binary.BigEndian.Uint32(b[12:]) != l.asked {
+	if l == nil || len(b) != pulseSize || b[1] != pulseAnswer || binary.BigEndian.Uint32(b[12:]) != l.asked ||
+		!slices.Contains(p.tags, binary.BigEndian.Uint32(b[8:])) {
 		return
 	}
 	l.missed, l.heard, l.since = 0, true, time.Now()

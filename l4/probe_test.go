@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -60,6 +61,31 @@ func TestMissesAreHeldWhileAPeerMayBeCutOff(t *testing.T) {
 		}
 		if u.since != 0 {
 			t.Errorf("%s: a later change would not be held for", c.sentence)
+		}
+	}
+}
+
+func TestAnAnswerIsBelievedByItsTag(t *testing.T) {
+	at := netip.MustParseAddr("10.0.0.2")
+	p := &prober{lives: map[netip.Addr]*life{}}
+	p.follow([]netip.Addr{at}, []uint32{0xfeedface, 0x11111111}, 7)
+	for _, c := range []struct {
+		sentence string
+		tag      uint32
+		believed bool
+	}{
+		{"the first tag", 0xfeedface, true},
+		{"the one that is rotated out", 0x11111111, true},
+		{"another cluster's", 0xdeadbeef, false},
+	} {
+		l := p.lives[at]
+		l.asked, l.missed = l.asked+1, 1
+		answer := p.question(l.asked)
+		answer[1] = pulseAnswer
+		binary.BigEndian.PutUint32(answer[8:], c.tag)
+		p.answered(at, answer)
+		if believed := l.missed == 0; believed != c.believed {
+			t.Errorf("%s: believed %t", c.sentence, believed)
 		}
 	}
 }

@@ -298,7 +298,7 @@ func TestAVIPThatDrainsHereIsTakenByTheRowsStandIn(t *testing.T) {
 
 // question builds what a peer's prober sends to edge-2.
 func question(from netip.Addr, n uint32) []byte {
-	p := &prober{tag: 0xfeedface, view: 77}
+	p := &prober{tags: []uint32{0xfeedface}, view: 77}
 	return frame(eth(v4), &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: from.AsSlice(), DstIP: edge2.Address.AsSlice()},
 		udp(45678, bpf.TunnelPort), gopacket.Payload(p.question(n)))
 }
@@ -319,7 +319,7 @@ func TestAPeersQuestionIsAnsweredInXDP(t *testing.T) {
 		if q := question(edge1.Address, 7); !bytes.Equal(out[:6], q[6:12]) || !bytes.Equal(out[6:12], q[:6]) {
 			t.Errorf("the frame's addresses are % x", out[:12])
 		}
-		p1 := &prober{lives: map[netip.Addr]*life{edge2.Address: {asked: 7, missed: 1}}}
+		p1 := &prober{tags: []uint32{0xfeedface}, lives: map[netip.Addr]*life{edge2.Address: {asked: 7, missed: 1}}}
 		p1.answered(edge2.Address, out[42:62])
 		return p1.lives[edge2.Address]
 	}
