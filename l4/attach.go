@@ -19,9 +19,41 @@ import (
 // An attacher brings programs to their places. Each place keeps its link in a
 // pin, so that the program outlives this process and the next one finds it.
 type attacher struct {
-	pins    pins
-	network *netlink.Handle
-	links   []link.Link // held until close; the pins hold them, too
+	pins      pins
+	network   *netlink.Handle
+	namespace uint32               // inode of the network namespace that it is for
+	links     map[string]link.Link // by pin; held until close, the pins hold them, too
+	tried     map[string]attempt   // by the interface's name
+}
+
+// attempt is the interface that packets found.
+type attempt struct {
+	ifindex int  // 0: none
+	foreign bool // somebody else's program was there
+}
+
+func newAttacher(p pins, network *netlink.Handle) *attacher {
+	return &attacher{pins: p, network: network, namespace: currentNamespace(), links: map[string]link.Link{}, tried: map[string]attempt{}}
+}
+
+// hold keeps a link in place of an earlier one of that pin.
+func (a *attacher) hold(path string, l link.Link) {
+	if before := a.links[path]; before != nil {
+		before.Close() // of an interface that is gone
+	}
+	a.links[path] = l
+}
+
+// changed reports whether an interface is another one than packets found, or
+// has no program any more, or no more somebody else's.
+func (a *attacher) changed(was InterfaceReport) bool {
+	last := a.tried[was.Name]
+	iface, err := a.network.LinkByName(was.Name)
+	if err != nil {
+		return last.ifindex != 0
+	}
+	bare := attachedMode(iface.Attrs()) == lb.FastpathOff
+	return iface.Attrs().Index != last.ifindex || bare && (last.foreign || was.Mode != lb.FastpathOff)
 }
 
 // packets attaches the XDP program to an interface as well as mode allows. An
@@ -31,8 +63,10 @@ func (a *attacher) packets(name string, mode lb.FastpathMode, program, neighbour
 	iface, err := a.network.LinkByName(name)
 	if err != nil {
 		report.Why = fmt.Sprintf("find the interface: %v", err)
+		a.tried[name] = attempt{}
 		return report
 	}
+	a.tried[name] = attempt{ifindex: iface.Attrs().Index}
 	report.Mode, report.Why = a.adopt(iface, mode, program)
 	if report.Mode == lb.FastpathOff {
 		report.Mode, report.Why = a.attach(iface, mode, program)
@@ -79,7 +113,7 @@ func (a *attacher) adopt(iface netlink.Link, mode lb.FastpathMode, program *ebpf
 		}
 		return lb.FastpathOff, ""
 	}
-	a.links = append(a.links, l)
+	a.hold(path, l)
 	if have == lb.FastpathGeneric && mode == lb.FastpathAuto {
 		return have, "adopted as it was attached"
 	}
@@ -126,6 +160,7 @@ func same(a, b *ebpf.Program) bool {
 
 func (a *attacher) attach(iface netlink.Link, mode lb.FastpathMode, program *ebpf.Program) (lb.FastpathMode, string) {
 	if other := otherProgram(iface.Attrs()); other != "" {
+		a.tried[iface.Attrs().Name] = attempt{iface.Attrs().Index, true}
 		return lb.FastpathOff, other
 	}
 	var why []string
@@ -139,12 +174,10 @@ func (a *attacher) attach(iface netlink.Link, mode lb.FastpathMode, program *ebp
 			why = append(why, fmt.Sprintf("%s: %v", m, err))
 			continue
 		}
-		if err := l.Pin(a.pins.linkPath("xdp", iface.Attrs().Name)); err != nil {
-			l.Close()
-			why = append(why, fmt.Sprintf("pin the link: %v", err))
+		if err := a.pin(l, a.pins.linkPath("xdp", iface.Attrs().Name)); err != nil {
+			why = append(why, err.Error())
 			continue
 		}
-		a.links = append(a.links, l)
 		if m == lb.FastpathGeneric && mode == lb.FastpathGeneric {
 			why = append(why, "asked for by fastpath.mode")
 		}
@@ -199,7 +232,7 @@ func (a *attacher) neighbours(iface netlink.Link, program *ebpf.Program) error {
 		info, err := l.Info()
 		if err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == iface.Attrs().Index &&
 			replace(l, info.Program, program) == nil {
-			a.links = append(a.links, l)
+			a.hold(path, l)
 			return nil
 		}
 		detach(l, path)
@@ -223,7 +256,7 @@ func (a *attacher) sockets(program *ebpf.Program) error {
 		info, err := l.Info()
 		if err == nil && info.NetNs() != nil && info.NetNs().NetnsInode == inode(ns) &&
 			replace(l, info.Program, program) == nil {
-			a.links = append(a.links, l)
+			a.hold(path, l)
 			return nil
 		}
 		detach(l, path)
@@ -240,7 +273,7 @@ func (a *attacher) pin(l link.Link, path string) error {
 		l.Close()
 		return fmt.Errorf("pin the link: %w", err)
 	}
-	a.links = append(a.links, l)
+	a.hold(path, l)
 	return nil
 }
 
@@ -295,6 +328,16 @@ func join(a, b string) string {
 		return b
 	}
 	return a + "; " + b
+}
+
+// currentNamespace is the inode of this thread's network namespace.
+func currentNamespace() uint32 {
+	f, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	return inode(f)
 }
 
 func inode(f *os.File) uint32 {

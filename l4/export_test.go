@@ -13,9 +13,13 @@ func Writes(d *Datapath) int {
 func ForgetWays(d *Datapath) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	w, err := newWays(d.network)
+	if err != nil {
+		panic(err)
+	}
 	for index, address := range d.have.peers {
 		if index != bpf.Self {
-			p, _ := ways{d.network}.find(address.Addr())
+			p, _ := w.peer(address.Addr())
 			p.ValidUntil = 0
 			d.kernel.storePeer(index, p)
 		}
@@ -43,4 +47,11 @@ func RefreshWays(d *Datapath) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.refreshWays()
+}
+
+// AttachAgain looks whether interfaces changed, now.
+func AttachAgain(d *Datapath) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.attachAgain()
 }

@@ -197,7 +197,7 @@ func (d *Datapath) load() (why string) {
 	}
 	k.backend = d.options.Backend
 	d.kernel, d.report.Adopted = k, adopted
-	d.attach = &attacher{pins: p, network: d.network}
+	d.attach = newAttacher(p, d.network)
 	return ""
 }
 
