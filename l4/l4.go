@@ -129,7 +129,7 @@ func (d *Datapath) open() (err error) {
 	if d.network, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("open netlink: %w", err)
 	}
-	if d.routes, err = newVIPRoutes(d.network); err != nil {
+	if d.routes, err = newVIPRoutes(d.network, d.options); err != nil {
 		return err
 	}
 	if why := d.load(); why != "" {
@@ -425,7 +425,7 @@ func Detach(o Options) error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer network.Close()
-	routes, err := newVIPRoutes(network)
+	routes, err := newVIPRoutes(network, o)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package l4_test
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,6 +119,78 @@ func TestVIPsAreLocalAsLongAsTheyAreSteered(t *testing.T) {
 	n.open() // for the cleanup, and: it can begin again
 	if n.datapath.Report().Adopted {
 		t.Error("something was left to adopt")
+	}
+}
+
+// An agent beside a node, or a second lbd on the host, has VIPs of its own.
+func TestTheVIPsOfAnotherLBDStay(t *testing.T) {
+	s := newSite(t, 1)
+	n := s.nodes[0]
+	s.steer()
+	routes := func() (all []string) {
+		s.check(n.ns.Do(func() error {
+			list, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: 255, Protocol: 0x4c}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+			for _, r := range list {
+				all = append(all, r.Dst.IP.String())
+			}
+			return err
+		}))
+		slices.Sort(all)
+		return all
+	}
+	other := l4.Options{Mode: lb.FastpathOff, RunDir: t.TempDir()}
+	vips := []lb.VIP{{Addr: vip4.Addr(), Port: 81, Protocol: lb.TCP}, {Addr: netip.MustParseAddr("192.0.2.11"), Port: 81, Protocol: lb.TCP}}
+	s.check(n.ns.Do(func() error {
+		d, err := l4.Open(other)
+		if err != nil {
+			return err
+		}
+		return errors.Join(d.Apply(lb.Steering{VIPs: vips}), d.Close())
+	}))
+	if got := routes(); !slices.Equal(got, []string{"192.0.2.10", "192.0.2.10", "192.0.2.11", "2001:db8::10"}) {
+		t.Errorf("beside the other's the VIPs are %v", got)
+	}
+	s.check(n.ns.Do(func() error { return l4.Detach(other) }))
+	if got := routes(); !slices.Equal(got, []string{"192.0.2.10", "2001:db8::10"}) {
+		t.Errorf("after the other went the VIPs are %v", got)
+	}
+}
+
+// A bond, a VLAN or a driver that is loaded again comes back as another
+// interface of that name.
+func TestAnInterfaceThatIsMadeAnewIsAttachedAgain(t *testing.T) {
+	s := newSite(t, 2)
+	a, b := s.nodes[0], s.nodes[1]
+	s.arriveAt(a)
+	s.steer(s.only(b))
+	s.dial(vip4).echo()
+	look := func() lb.FastpathMode {
+		s.check(a.ns.Do(func() error { l4.AttachAgain(a.datapath); return nil }))
+		return a.datapath.Report().Mode()
+	}
+	s.check(a.ns.Do(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkDel(l)
+	}))
+	if mode := look(); mode != lb.FastpathOff {
+		t.Errorf("without the interface: %s, %+v", mode, a.datapath.Report())
+	}
+	s.connect(s.router, "edge-1", a.ns, 1, s.mtu)
+	if mode := look(); mode != lb.FastpathNative || attached(a) == 0 {
+		t.Errorf("with another of its name: %s, %+v", mode, a.datapath.Report())
+	}
+	if before := attached(a); look() != lb.FastpathNative || attached(a) != before {
+		t.Error("it is attached once more")
+	}
+	s.arriveAt(a)
+	l4.RefreshWays(a.datapath)
+	a.awaitWays()
+	sent := a.count(lb.XDPSent)
+	if c := s.dial(vip4); c.node != "edge-2" || a.count(lb.XDPSent) == sent {
+		t.Errorf("answered by %s; %d packets were sent on", c.node, a.count(lb.XDPSent)-sent)
 	}
 }
 

@@ -1,14 +1,18 @@
 package l4
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -21,14 +25,22 @@ const routeProtocol = 0x4c
 type vipRoutes struct {
 	network *netlink.Handle
 	lo      int // index of lo
+	metric  int // tells them from those of another lbd, or agent, of this host
 }
 
-func newVIPRoutes(network *netlink.Handle) (*vipRoutes, error) {
+func newVIPRoutes(network *netlink.Handle, o Options) (*vipRoutes, error) {
 	lo, err := network.LinkByName("lo")
 	if err != nil {
 		return nil, fmt.Errorf("find lo: %w", err)
 	}
-	return &vipRoutes{network, lo.Attrs().Index}, nil
+	return &vipRoutes{network, lo.Attrs().Index, routeMetric(cmp.Or(o.RunDir, o.Pins))}, nil
+}
+
+// routeMetric is the same for every life of an lbd: no two share a run directory.
+func routeMetric(owner string) int {
+	h := fnv.New32a()
+	h.Write([]byte(owner))
+	return routeProtocol<<24 | int(h.Sum32()>>8)
 }
 
 func (v *vipRoutes) route(vip netip.Addr) *netlink.Route {
@@ -39,6 +51,7 @@ func (v *vipRoutes) route(vip netip.Addr) *netlink.Route {
 		Type:      unix.RTN_LOCAL,
 		Scope:     unix.RT_SCOPE_HOST,
 		Protocol:  routeProtocol,
+		Priority:  v.metric,
 	}
 }
 
@@ -68,7 +81,7 @@ func (v *vipRoutes) list() (map[netip.Addr]bool, error) {
 			return nil, fmt.Errorf("list the local routes: %w", err)
 		}
 		for _, r := range routes {
-			if r.Dst == nil {
+			if r.Dst == nil || r.Priority != v.metric {
 				continue
 			}
 			if a, ok := netip.AddrFromSlice(r.Dst.IP); ok {
@@ -109,7 +122,7 @@ func (a arp) set() error {
 		for setting, value := range arpSettings {
 			path := arpPath(iface, setting)
 			now, err := os.ReadFile(path)
-			if err != nil || string(now) == value+"\n" {
+			if err != nil || keeps(setting, strings.TrimSpace(string(now)), value) {
 				errs = append(errs, ignoring(fs.ErrNotExist, err))
 				continue
 			}
@@ -127,6 +140,12 @@ func (a arp) set() error {
 		return fmt.Errorf("keep the interfaces from answering ARP for VIPs: %w", err)
 	}
 	return nil
+}
+
+// keeps reports whether a setting may stay: these values of arp_ignore all keep a
+// node from answering for what no interface has.
+func keeps(setting, now, value string) bool {
+	return now == value || setting == "arp_ignore" && slices.Contains([]string{"2", "3", "8"}, now)
 }
 
 func (a arp) restore() error {
