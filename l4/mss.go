@@ -18,6 +18,8 @@ func maxOverhead(node netip.Addr) int {
 	return bpf.Overhead + (maxChain-1)*bpf.HopOverhead
 }
 
+const maxSegment = 32767 // that TCP_MAXSEG takes
+
 // headers of a segment without options, by IP version.
 const (
 	headers4 = 20 + 20
@@ -31,10 +33,11 @@ func segmentLimit(vip netip.Addr, clients, fabric, overhead int) int {
 	if fabric == 0 || room >= clients {
 		return 0
 	}
+	headers := headers6
 	if vip.Is4() {
-		return room - headers4
+		headers = headers4
 	}
-	return room - headers6
+	return min(room-headers, maxSegment)
 }
 
 // limitSegments sets the MSS of the VIPs' listening sockets: a client learns
