@@ -1,12 +1,17 @@
 package l4_test
 
 import (
+	"bufio"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/gopacket/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/l4"
@@ -109,4 +114,52 @@ func TestALocalClientIsServedByItsOwnNode(t *testing.T) {
 	if n := a.count(lb.XDPSent) + b.count(lb.XDPReceived); n != 0 {
 		t.Errorf("XDP saw %d packets", n)
 	}
+}
+
+// Listeners offer no Fast Open: the data of its SYN comes once more. Steering goes
+// by the SYN, wherever it and its data are sent.
+func TestAFastOpenSYNWithDataIsSteeredAndServed(t *testing.T) {
+	s := newSite(t, 2)
+	a, b := s.nodes[0], s.nodes[1]
+	s.arriveAt(a)
+	s.steer(s.only(b))
+	const client, withoutCookie = 1, 4
+	s.check(s.client.Sysctl("net.ipv4.tcp_fastopen", strconv.Itoa(client|withoutCookie)))
+	for _, vip := range []netip.AddrPort{vip4, vip6} {
+		c := &conn{t: t}
+		s.check(s.client.Do(func() (err error) {
+			c.Conn, err = dialWithData(vip, "first\n")
+			return err
+		}))
+		defer c.Close()
+		c.in = bufio.NewReader(c)
+		if who := c.line(); who != "edge-2/0" && who != "edge-2/1" {
+			t.Errorf("%s was answered by %s", vip, who)
+		}
+		if got := c.line(); got != "first" {
+			t.Errorf("of the SYN's data %q came back", got)
+		}
+		c.echo()
+	}
+	if sent, got := a.count(lb.XDPSent), b.count(lb.XDPReceived); sent == 0 || got != sent {
+		t.Errorf("%d packets were sent on, %d received", sent, got)
+	}
+}
+
+// dialWithData connects by a SYN that has data, as TCP Fast Open does.
+func dialWithData(to netip.AddrPort, text string) (net.Conn, error) {
+	family, address := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()})
+	if to.Addr().Is4() {
+		family, address = unix.AF_INET, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "fast open")
+	defer f.Close()
+	if err := unix.Sendto(fd, []byte(text), unix.MSG_FASTOPEN, address); err != nil {
+		return nil, fmt.Errorf("send with the SYN: %w", err)
+	}
+	return net.FileConn(f)
 }
