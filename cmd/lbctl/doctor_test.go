@@ -40,9 +40,9 @@ func TestDoctorJudgesTheHost(t *testing.T) {
 		lacks  bool
 	}{
 		{"a new kernel", map[string]string{"/proc/sys/kernel/osrelease": "6.18.44-fc"}, nil, (*patient).kernel, "ok", false},
-		{"one without large frames", map[string]string{"/proc/sys/kernel/osrelease": "5.10.0-30-amd64"}, nil, (*patient).kernel, "warn", false},
-		{"one without sk_lookup", map[string]string{"/proc/sys/kernel/osrelease": "5.4.0"}, nil, (*patient).kernel, "warn", false},
-		{"one without sk_lookup, required", map[string]string{"/proc/sys/kernel/osrelease": "5.4.0"}, required, (*patient).kernel, "fail", true},
+		{"one that nobody tries", map[string]string{"/proc/sys/kernel/osrelease": "5.19.0-50-generic"}, required, (*patient).kernel, "warn", false},
+		{"one that does not load the programs", map[string]string{"/proc/sys/kernel/osrelease": "5.10.0-30-amd64"}, nil, (*patient).kernel, "warn", false},
+		{"one that does not, required", map[string]string{"/proc/sys/kernel/osrelease": "5.10.0-30-amd64"}, required, (*patient).kernel, "fail", true},
 		{"no BTF", nil, nil, (*patient).btf, "warn", false},
 		{"BTF", map[string]string{"/sys/kernel/btf/vmlinux": ""}, nil, (*patient).btf, "ok", false},
 		{"no bpffs, required", nil, required, (*patient).bpffs, "fail", true},
@@ -76,6 +76,25 @@ func TestDoctorReadsRpFilterAsTheKernelDoes(t *testing.T) {
 		got := p.reversePath()
 		if len(got) != 1 || got[0].Result != c.result {
 			t.Errorf("all %s, own %s: %+v, want %s", c.all, c.own, got, c.result)
+		}
+	}
+}
+
+func TestDoctorWantsRoomForWhatIsSent(t *testing.T) {
+	node := func(address string) lb.NodeSettings { return lb.NodeSettings{Address: netip.MustParseAddr(address)} }
+	for _, c := range []struct {
+		sentence string
+		config   *lb.Config
+		want     int
+	}{
+		{"no configuration", nil, 1560},
+		{"a fabric of IPv4", &lb.Config{Node: node("10.0.0.1"), Cluster: &lb.ClusterSettings{}}, 1560},
+		{"a fabric of IPv6", &lb.Config{Node: node("fd00::1"), Cluster: &lb.ClusterSettings{}}, 1592},
+		{"services", &lb.Config{Services: []*lb.Service{{}}}, 1560},
+		{"nobody to send to", &lb.Config{}, 0},
+	} {
+		if got := (&patient{config: c.config}).fullMTU(); got != c.want {
+			t.Errorf("%s: an MTU of %d, want %d", c.sentence, got, c.want)
 		}
 	}
 }
