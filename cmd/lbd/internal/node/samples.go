@@ -99,7 +99,7 @@ func clusterSamples(s *Snapshot) []lb.Sample {
 	}
 	all := []lb.Sample{gauge("lbd_cluster_epochs", float64(len(s.Epochs)))}
 	if len(s.Epochs) > 0 {
-		all = append(all, gauge("lbd_cluster_epoch_counter", float64(s.Epochs[0].Counter)))
+		all = append(all, gauge("lbd_cluster_epoch_counter", float64(s.Epochs[0].Counter), "cluster", s.Config.Cluster.Name))
 	}
 	states := map[string]int{"alive": 0, "suspect": 0, "dead": 0, "left": 0}
 	for _, p := range s.Peers {
