@@ -28,13 +28,6 @@ type split struct {
 	weight int
 }
 
-// retryOn is which failures a route tries again after.
-type retryOn struct{ connect, reset, refused bool }
-
-func newRetryOn(names []string) retryOn {
-	return retryOn{slices.Contains(names, "connect"), slices.Contains(names, "reset"), slices.Contains(names, "refused")}
-}
-
 // pick returns the route's pool for a request, by weight.
 func (r *Route) pick(random uint64) *Pool {
 	if len(r.splits) == 1 {
