@@ -91,6 +91,7 @@ func (x *exchange) take(b *Backend, up upstream, reused bool, err *Error) {
 
 // connected: the attempt has its connection, which was told to expect a request.
 func (x *exchange) connected() {
+	x.wait = waitNothing // a phase off the loop may take longer than connecting
 	if x.hold(heldEvent{kind: heldConnected}) {
 		return
 	}
@@ -254,6 +255,7 @@ func (x *exchange) gone() {
 		x.leaveQueue("gone")
 	}
 	x.up = nil
+	x.wait = waitNothing
 	x.sending = false
 	if x.upActive {
 		x.upActive = false

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/cirque-lb/lb"
 )
 
 // Clients and backends that leave, stall and lie at random places leave nothing
@@ -96,6 +98,9 @@ func remains(l *lab) string {
 		}
 	}
 	for _, e := range *l.proxy.endpointList.Load() {
+		if e.key.protocol != lb.HTTP1 {
+			continue // its connections are never idle
+		}
 		shelved := 0
 		for i := range e.shards {
 			e.shards[i].mu.Lock()

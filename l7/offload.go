@@ -216,7 +216,9 @@ func (x *exchange) happen(h heldEvent) {
 	case heldRefuse:
 		x.refuse(x.session.Request, h.err)
 	case heldUpHead:
-		x.upstreamHead(h.response, h.end)
+		if !x.made { // else the phase had an answer of its own
+			x.upstreamHead(h.response, h.end)
+		}
 	case heldUpBody:
 		x.upstreamBody(h.data, h.end)
 	case heldUpTrailers:
