@@ -34,6 +34,7 @@ const (
 	CodeFilter        = "LB1105"
 	CodeMatch         = "LB1106"
 	CodeRouteAnswer   = "LB1107"
+	CodeRetry         = "LB1108"
 
 	CodeTLSNeeded    = "LB1201"
 	CodeTLSRefused   = "LB1202"

@@ -231,7 +231,8 @@ type FilterSpec struct {
 
 // RouteTimeout bounds a request's waits.
 type RouteTimeout struct {
-	Request time.Duration `yaml:"request" default:"60s" range:"1ms..24h"` // request read -> response head; default 60s
+	Request time.Duration `yaml:"request" default:"60s" range:"1ms..24h"` // request read -> response head, of the last attempt; default 60s
+	Attempt time.Duration `yaml:"attempt" range:"1ms..24h"`               // the same of one that another may follow (retry.on: timeout); 0: as request
 	Idle    time.Duration `yaml:"idle" default:"30s" range:"1ms..24h"`    // silence inside a body; default 30s
 	Tunnel  time.Duration `yaml:"tunnel" default:"1h" range:"1s..720h"`   // silence in an upgraded connection, and in a gRPC call once it is answered; default 1h
 	Total   time.Duration `yaml:"total" default:"24h" range:"1ms..720h"`  // head read -> response's last byte, with all attempts; not of an upgraded connection; default 24h
@@ -239,9 +240,10 @@ type RouteTimeout struct {
 
 // Retry says when a request is tried again.
 type Retry struct {
-	Attempts int      `yaml:"attempts" default:"2" range:"1..10"`                             // counts the first; default 2
-	On       []string `yaml:"on" default:"connect,reset,refused" one:"connect|reset|refused"` // connect | reset | refused; default all three
-	Budget   Share    `yaml:"budget" default:"20%"`                                           // of the pool's requests in 10 s, never fewer than 10; default 20%
+	Attempts int      `yaml:"attempts" default:"2" range:"1..10"`                                             // counts the first; default 2
+	On       []string `yaml:"on" default:"connect,reset,refused,timeout" one:"connect|reset|refused|timeout"` // default all four
+	Methods  []string `yaml:"methods" default:"GET,HEAD,OPTIONS,PUT,DELETE"`                                  // that may reach backends twice; default the idempotent ones
+	Budget   Share    `yaml:"budget" default:"20%"`                                                           // of the pool's requests in 10 s, never fewer than 10; default 20%
 }
 
 // WeightedRef is a pool with its share of a split.

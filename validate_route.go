@@ -3,6 +3,7 @@ package lb
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -17,6 +18,21 @@ func (v *validator) route(r *Route) {
 	v.split(r.Split)
 	v.redirect(r.Redirect)
 	v.respond(r.Respond)
+	v.retry(r)
+}
+
+// retry wants methods, and a time for an attempt only where another may follow.
+func (v *validator) retry(r *Route) {
+	for i := range r.Retry.Methods {
+		v.method(&r.Retry.Methods[i])
+	}
+	switch at := &r.Timeout.Attempt; {
+	case !v.has(at):
+	case r.Retry.Attempts < 2 || !slices.Contains(r.Retry.On, "timeout"):
+		v.errorf(at, CodeRetry, "two attempts at least, and timeout in retry.on", "no other attempt follows one that takes longer than this")
+	case *at >= r.Timeout.Request:
+		v.errorf(at, CodeRetry, "leave it out: request bounds each attempt", "attempt must be shorter than request, which is %s", r.Timeout.Request)
+	}
 }
 
 // action wants exactly one of the four things a route can do.

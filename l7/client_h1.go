@@ -414,9 +414,8 @@ func (c *clientH1) tunnelEnded(err error) {
 func (c *clientH1) lost(err error) *Error {
 	e := &Error{Status: 502, Source: FromUpstream, Reason: lb.UpstreamReset, Sent: true, Err: err}
 	if errors.Is(err, loop.ErrStalled) || errors.Is(err, loop.ErrSlow) {
-		e.Status, e.Reason = 504, lb.UpstreamTimeout
-	}
-	if !c.answer.heard {
+		e.Status, e.Reason, e.kind = 504, lb.UpstreamTimeout, failedLate
+	} else if !c.answer.heard {
 		e.kind = failedSilent
 		e.Sent = c.conn.Taken() > c.answer.taken
 	}

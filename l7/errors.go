@@ -45,6 +45,7 @@ const (
 	failedConnect         // there was no connection
 	failedSilent          // the connection broke before a byte of a response
 	failedRefused         // the backend says that it did nothing with the request
+	failedLate            // no response in time, or the request was not taken
 )
 
 func (e *Error) Error() string {

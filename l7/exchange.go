@@ -69,6 +69,7 @@ type exchange struct {
 
 	timer    loop.Timer
 	wait     waitFor
+	patient  time.Duration // the response may take so much longer where nobody else can be asked
 	deadline time.Duration // of the loop's clock: timeout.total, or when the client gives up; 0: none
 
 	// The way in.
@@ -94,6 +95,7 @@ type exchange struct {
 	passIn    uint64 // filters that let the request's body pass, by bit
 	passOut   uint64 // the same for the response's
 	entered   int    // Request phases were entered up to here
+	informed  bool   // the client has a 1xx
 	headSent  bool   // the client has a response's head
 	resEnd    bool   // the backend's response is whole, or there is none
 	bodyless  bool   // it ended with its head
@@ -245,6 +247,7 @@ func (x *exchange) upstreamInfo(status int, h Header) {
 		return
 	}
 	if req := x.session.Request; req.Version != HTTP10 {
+		x.informed = true
 		x.down.sendInfo(status, h)
 	}
 }

@@ -251,6 +251,9 @@ func (r *requestH2) lost(err error) *Error {
 		e.Reason = lb.UpstreamProtocol
 	case errors.Is(err, loop.ErrStalled), errors.Is(err, loop.ErrSlow), errors.Is(err, errUnheard):
 		e.Status, e.Reason = 504, lb.UpstreamTimeout
+		if !r.answered {
+			e.kind = failedLate
+		}
 	case !r.answered:
 		e.kind = failedSilent
 	}

@@ -102,7 +102,7 @@ func (l *listener) route(r *Request) *Route {
 }
 
 func (p *Proxy) buildRoute(c *lb.Route, pools map[string]*Pool, files map[string][]byte) (*Route, error) {
-	r := &Route{Config: c, Name: "route:" + strconv.Itoa(c.Line), retry: newRetryOn(c.Retry.On)}
+	r := &Route{Config: c, Name: "route:" + strconv.Itoa(c.Line), retry: newRetryOn(&c.Retry)}
 	var err error
 	if r.match, err = newMatcher(&c.Match); err != nil {
 		return nil, err

@@ -157,7 +157,7 @@ func (t *thread) connect(x *exchange, b *Backend, fresh bool) (upstream, bool, *
 		if c == nil {
 			break
 		}
-		if (c.suspect || !idempotent(x.session.Request.Method)) && c.t == &c.conn && !quiet(c.conn.FD()) {
+		if (c.suspect || !x.mayRepeat()) && c.t == &c.conn && !quiet(c.conn.FD()) {
 			t.counts.stale.Add(1) // the request could not be sent again: look first
 			c.close()
 			continue

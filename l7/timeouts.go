@@ -52,7 +52,9 @@ func (x *exchange) waitResponse() {
 	case x.session.Response != nil:
 		x.rearm()
 	case x.reqEnd:
-		x.arm(waitHead, t.Request)
+		first, then := x.patience()
+		x.patient = then
+		x.arm(waitHead, first)
 	default:
 		if x.bodyDue == 0 {
 			x.bodyDue = x.thread.loop.Now() + t.Idle
@@ -123,8 +125,7 @@ func (x *exchange) Expired(*loop.Timer) {
 	case waitRequest:
 		x.requestLate()
 	case waitHead:
-		x.up.abort()
-		x.upstreamFailed(&Error{Status: 504, Source: FromUpstream, Reason: lb.UpstreamTimeout, Sent: true})
+		x.responseLate()
 	case waitMore:
 		x.bodyLate()
 	case waitTunnelBytes:

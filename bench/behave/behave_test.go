@@ -41,6 +41,11 @@ func TestBehaviours(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer release()
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, nobody answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
 	secure, err := startTLS()
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +54,7 @@ func TestBehaviours(t *testing.T) {
 	secure.secure, secure.mutual, secure.proxied = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	w := &world{origin: o, second: true, headTimeout: 10 * time.Second, backendH2: backend, backendGRPC: calls, tls: secure}
 	addrs, drain := startProxy(t, strings.NewReplacer(append(secure.pairs(), "{origin}", o.ln.Addr().String(), "{dead}", rig.FreeAddr(),
-		"{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{port}", "0")...).Replace(labDocument))
+		"{hangs}", hangs, "{mute}", mute.Addr().String(), "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{port}", "0")...).Replace(labDocument))
 	w.proxy, w.drain = addrs["web"], drain
 	secure.secure, secure.mutual, secure.proxied = addrs["secure"], addrs["mutual"], addrs["proxied"]
 	w.h2 = w.proxy

@@ -22,7 +22,7 @@ type peer struct {
 }
 
 // labDocument is our configuration: {origin}, one that is {dead}, one that
-// {hangs}, one that speaks HTTP/2 at {backendh2}, gRPC at {backendgrpc}
+// {hangs}, one that is {mute}, one that speaks HTTP/2 at {backendh2}, gRPC at {backendgrpc}
 // and TLS at {backendtls}.
 const labDocument = `
 listeners:
@@ -38,6 +38,8 @@ routes:
   - { match: { path: /hang/ }, pool: hang }
   - { match: { path: /both/ }, pool: both }
   - { match: { path: /slow/ }, timeout: { request: 500ms }, pool: app }
+  - { match: { path: /late/ }, timeout: { attempt: 300ms }, pool: late }
+  - { match: { path: /latecall/ }, timeout: { attempt: 300ms }, retry: { methods: [POST] }, pool: latecall }
   - { match: { path: /h2/ }, pool: h2 }
   - { match: { path: /grpc/ }, pool: grpc }
   - { match: { path: /grpcdead/ }, pool: grpcdead }
@@ -48,6 +50,8 @@ pools:
   app: { backends: ["{origin}"] }
   two: { backends: ["{dead}", "{origin}"] }
   both: { backends: ["{hangs}", "{origin}"], connections: { connect_timeout: 300ms } }
+  late: { backends: ["{mute}", "{origin}"] }
+  latecall: { backends: ["{mute}", "{origin}"] }
   none: { backends: ["{dead}"] }
   hang: { backends: ["{hangs}"], connections: { connect_timeout: 300ms } }
   h2: { backends: ["{backendh2}"], protocol: http2 }
@@ -189,13 +193,18 @@ func (p *peer) start(o *origin, t *worldTLS) (*world, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	mute, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections, nobody answers
+	if err != nil {
+		return nil, nil, err
+	}
 	t = &worldTLS{rig.FreeAddr(), rig.FreeAddr(), rig.FreeAddr(), t.pki, t.origin}
-	r, err := p.Start(o.ln.Addr().String(), append(t.pairs(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{pass}", nginxPass)...)
+	r, err := p.Start(o.ln.Addr().String(), append(t.pairs(), "{dead}", rig.FreeAddr(), "{hangs}", hangs, "{mute}", mute.Addr().String(), "{backendh2}", backend.ln.Addr().String(), "{backendgrpc}", calls.addr(), "{pass}", nginxPass)...)
 	stop := func() {
 		if r != nil {
 			r.Stop()
 		}
 		release()
+		mute.Close()
 		backend.ln.Close()
 		calls.ln.Close()
 	}

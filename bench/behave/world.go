@@ -30,7 +30,8 @@ type world struct {
 	tls         *worldTLS // nil: no cases with TLS
 	// second says that the proxy routes /two/ to a dead backend and the origin,
 	// /none/ to the dead one, /hang/ to an address that never accepts, /both/ to
-	// that and the origin, /slow/ to the origin with a short response time-out.
+	// that and the origin, /slow/ to the origin with a short response time-out,
+	// /late/ and, POST too, /latecall/ to one that never answers and the origin.
 	second bool
 	// headTimeout is how long the proxy waits for a whole head; 0: longer than a
 	// case should take.
