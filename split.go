@@ -48,7 +48,15 @@ func sections(text []byte, want func(key string) bool) []byte {
 			out = append(out, bytes.Join(lines[from:to], nil)...)
 		}
 	}
-	return out
+	return withoutEnd(out)
+}
+
+// withoutEnd cuts off what ends a document: more may follow these sections.
+func withoutEnd(text []byte) []byte {
+	if end := bytes.LastIndex(text, []byte("\n...")); end >= 0 && len(bytes.TrimSpace(text[end+4:])) == 0 {
+		return text[:end+1]
+	}
+	return text
 }
 
 // sectionStart is the first of the comment lines directly above a key's line.

@@ -42,7 +42,7 @@ func (s source) document() []byte {
 		return s.settings
 	}
 	settings := bytes.TrimRight(lb.Settings(s.settings), "\n")
-	return slices.Concat(settings, []byte("\n"), s.objects)
+	return slices.Concat(settings, []byte("\n"), lb.Objects(s.objects)) // which is in blocks, without --- or braces around
 }
 
 func (s source) parse(filters map[string]func(lb.Node) error) (*lb.Config, error) {
