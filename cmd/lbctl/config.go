@@ -143,12 +143,20 @@ func (c *ctl) plainChange(use, short, long, what string, do func(*admin.Client, 
 }
 
 func (c *ctl) configConfirm() *cobra.Command {
-	return c.plainChange("confirm", "Keep a change that was applied with --confirm", "", "it is kept",
-		func(api *admin.Client, cmd *cobra.Command, a admin.Ask) (admin.Applied, error) {
+	var a admin.Ask
+	return dryly(&cobra.Command{Use: "confirm", Short: "Keep a change that was applied with --confirm", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := ask(cmd)
 			defer cancel()
-			return api.Confirm(ctx, a)
-		})
+			done, err := c.client().Confirm(ctx, a)
+			switch {
+			case err != nil:
+				return err
+			case done.DryRun:
+				return c.verdict(done, done.Generation, "Generation %s waits to be confirmed.", done.Generation)
+			}
+			return c.verdict(done, done.Generation, "Generation %s is kept.", done.Generation)
+		}}, &a)
 }
 
 func (c *ctl) configReload() *cobra.Command {

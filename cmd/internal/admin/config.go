@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -69,6 +70,9 @@ func readText(r *http.Request) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, badRequest("read the document: %v", err)
+	}
+	if len(bytes.TrimSpace(text)) == 0 { // of a program that failed, more likely than meant
+		return nil, badRequest("the document is empty: every object would go; {} says that this is meant")
 	}
 	return text, nil
 }

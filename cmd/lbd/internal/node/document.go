@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -31,8 +32,13 @@ func readSettings(now running) ([]byte, error) {
 	if err != nil {
 		return nil, &Error{Kind: Refused, Text: fmt.Sprintf("%v. %s", err, unchanged(now.generation)), Err: err}
 	}
+	if blank(text) && !blank(now.settings) { // its writer failed, more likely than meant it
+		return nil, &Error{Kind: Refused, Text: fmt.Sprintf("%s is empty; {} says that this is meant. %s", now.file, unchanged(now.generation))}
+	}
 	return text, nil
 }
+
+func blank(text []byte) bool { return len(bytes.TrimSpace(text)) == 0 }
 
 // Apply replaces the objects of the document.
 func (n *Node) Apply(ctx context.Context, text []byte, name string, a Asked) (Applied, error) {
