@@ -179,32 +179,6 @@ func TestRefusedStreamsAreTriedAgain(t *testing.T) {
 	}
 }
 
-// awaitRequest reads frames until a request has ended; 0 at the connection's end.
-func (r *raw) awaitRequest() uint32 {
-	for {
-		f, err := r.fr.ReadFrame()
-		if err != nil {
-			return 0
-		}
-		switch f := f.(type) {
-		case *http2.SettingsFrame:
-			if !f.IsAck() {
-				r.fr.WriteSettingsAck()
-			}
-		case *http2.MetaHeadersFrame:
-			if f.StreamEnded() {
-				return f.StreamID
-			}
-		case *http2.DataFrame:
-			if f.StreamEnded() {
-				return f.StreamID
-			}
-		case *http2.RSTStreamFrame:
-			r.resets.Add(1)
-		}
-	}
-}
-
 func TestHTTP2BackendFaults(t *testing.T) {
 	for _, x := range []struct {
 		name   string

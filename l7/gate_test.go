@@ -1,6 +1,7 @@
 package l7
 
 import (
+	"crypto/tls"
 	"runtime"
 	"testing"
 	"time"
@@ -74,4 +75,29 @@ func TestAHandshakeThatIsRefusedTakesNobodysPlace(t *testing.T) {
 	if len(g.running) != cap(g.running) {
 		t.Errorf("%d places are taken, want %d", len(g.running), cap(g.running))
 	}
+}
+
+func TestTLSADyingClientFreesItsHandshake(t *testing.T) {
+	a := newAuthority("ca")
+	l := startSecure(t, a, labOptions{}, secured("", "127.0.0.1:9"))
+	for range 50 {
+		l.dial().say("\x16\x03\x01\x02\x00").Close()
+	}
+	l.settled()
+	for deadline := time.Now().Add(patience); len(l.proxy.handshakes.running) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d handshakes hold the gate", len(l.proxy.handshakes.running))
+		}
+	}
+}
+
+func TestSilentHandshakesDoNotHoldTheGate(t *testing.T) {
+	a := newAuthority("ca")
+	o := startOrigin(t, answering(ok))
+	l := startSecure(t, a, labOptions{}, secured("", o.addr))
+	for range 200 {
+		l.dial().say("\x16\x03\x01\x02\x00\x01")
+	}
+	p, _ := l.dialTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "a.example"})
+	p.get("/").want(t, "200", "ok")
 }

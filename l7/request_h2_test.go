@@ -3,28 +3,7 @@ package l7
 import (
 	"strings"
 	"testing"
-
-	"golang.org/x/net/http2"
 )
-
-// body reads a response's body.
-func (r *raw) body(id uint32) string {
-	var b strings.Builder
-	for {
-		f, err := r.fr.ReadFrame()
-		if err != nil {
-			return b.String() + "<" + err.Error() + ">"
-		}
-		switch f := f.(type) {
-		case *http2.DataFrame:
-			if b.Write(f.Data()); f.StreamID == id && f.StreamEnded() {
-				return b.String()
-			}
-		case *http2.RSTStreamFrame:
-			return b.String() + "<" + f.ErrCode.String() + ">"
-		}
-	}
-}
 
 // A trailer is what an origin may take for a field of the head.
 func TestH2TrailersAreThoseOfHTTP1(t *testing.T) {
