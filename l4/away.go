@@ -21,7 +21,7 @@ func (p *planner) standIns(s lb.Steering, d *derivation) []uint64 {
 	}
 	newest := slices.Clone(s.Epochs[0].Members)
 	for i, m := range newest {
-		if m.Name == s.Self || !slices.Contains(s.AwayTo, m.Name) {
+		if m.Name == s.Self || p.apart(m) || !slices.Contains(s.AwayTo, m.Name) {
 			newest[i].Weight = 0
 		}
 	}

@@ -40,15 +40,23 @@ func (s *site) sentToNobody(fd int, what string, is func(*layers.TCP) bool) laye
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		size, _, err := unix.Recvfrom(fd, b, 0)
 		s.check(err)
-		p := gopacket.NewPacket(b[:size], layers.LayerTypeEthernet, gopacket.Default)
-		ip, _ := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
-		tcp, _ := p.Layer(layers.LayerTypeTCP).(*layers.TCP)
-		if ip != nil && tcp != nil && ip.DstIP.Equal(nobody.AsSlice()) && is(tcp) {
+		if tcp := toNobody(b[:size]); tcp != nil && is(tcp) {
 			return *tcp
 		}
 	}
 	s.t.Fatal("in vain: " + what)
 	return layers.TCP{}
+}
+
+// toNobody reads a frame; nil: it is no segment to nobody.
+func toNobody(frame []byte) *layers.TCP {
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	ip, _ := p.Layer(layers.LayerTypeIPv4).(*layers.IPv4)
+	tcp, _ := p.Layer(layers.LayerTypeTCP).(*layers.TCP)
+	if ip == nil || tcp == nil || !ip.DstIP.Equal(nobody.AsSlice()) {
+		return nil
+	}
+	return tcp
 }
 
 // The secret of cookies is each host's own: the owner makes them, never the
