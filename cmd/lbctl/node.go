@@ -58,6 +58,8 @@ func inSync(n admin.Node) string {
 		return "not listed"
 	case n.InSync:
 		return "in sync"
+	case n.Differs != "":
+		return "other " + n.Differs
 	}
 	return "differs"
 }

@@ -274,6 +274,7 @@ type Node struct {
 	Weight      int       `json:"weight"`
 	View        uint16    `json:"view,omitempty"`
 	InSync      bool      `json:"in_sync"`              // its current epoch and its objects are ours
+	Differs     string    `json:"differs,omitempty"`    // what is another there: epoch | objects
 	Generation  string    `json:"generation,omitempty"` // that runs there
 	Document    string    `json:"document,omitempty"`   // the edit of the cluster's document that runs there
 	Drift       *Drift    `json:"drift,omitempty"`      // the document that cannot be built there

@@ -152,6 +152,10 @@ func TestTheNodesOfACluster(t *testing.T) {
 	if all := nodesOf(s, lb.Stats{}); !all[1].InSync || all[2].InSync || all[3].InSync {
 		t.Errorf("with another past edge-2 is in sync: %v; with another present edge-3: %v; when it is dead edge-4: %v", all[1].InSync, all[2].InSync, all[3].InSync)
 	}
+	s.Standings["edge-2"] = node.Standing{Epoch: epoch, Objects: "another file"}
+	if all := nodesOf(s, lb.Stats{}); all[1].InSync || all[1].Differs != "objects" || all[2].Differs != "epoch" {
+		t.Errorf("edge-2 with other objects differs by %q, edge-3 with another epoch by %q", all[1].Differs, all[2].Differs)
+	}
 	if f := fastpathOf(s); f.Epoch != "7@edge-2" || f.View != view {
 		t.Errorf("fast path %+v", f)
 	}

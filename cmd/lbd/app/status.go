@@ -283,7 +283,8 @@ func nodesOf(s *node.Snapshot, stats lb.Stats) []admin.Node {
 			Weight: p.Weight, View: p.View, InSync: p.View == view, Since: p.Since,
 		}
 		if theirs, said := s.Standings[p.Name]; said {
-			one.InSync = p.State == "alive" && agree(theirs, own, one.InSync)
+			one.Differs = differs(theirs, own, one.InSync)
+			one.InSync = p.State == "alive" && one.Differs == "" && theirs.Drift == nil
 			standing(&one, theirs)
 		}
 		all = append(all, one)
@@ -291,14 +292,21 @@ func nodesOf(s *node.Snapshot, stats lb.Stats) []admin.Node {
 	return all
 }
 
-// agree reports whether a peer has our current epoch and our objects. Views differ
-// a while longer: each node forgets earlier epochs when it needs them no more.
-func agree(theirs, own node.Standing, views bool) bool {
+// differs says what a peer has otherwise than we: its current epoch, or its objects.
+// Views differ a while longer: each node forgets earlier epochs when it needs them no
+// more.
+func differs(theirs, own node.Standing, views bool) string {
 	epochs := views
 	if theirs.Epoch != 0 && own.Epoch != 0 { // older nodes do not say it
 		epochs = theirs.Epoch == own.Epoch
 	}
-	return epochs && theirs.Drift == nil && theirs.Objects == own.Objects
+	switch {
+	case !epochs:
+		return "epoch"
+	case theirs.Objects != own.Objects:
+		return "objects"
+	}
+	return ""
 }
 
 // standing fills in what a node says of its configuration.

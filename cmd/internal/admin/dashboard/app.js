@@ -259,7 +259,7 @@ function show(now) {
     }), "no backend");
 
   table("nodes-table", [["Node", "wide"], ["State"], ["Sync"], ["Weight", "number"], ["View"], ["Connections", "number"], ["Address", "span"]],
-    s.nodes.map((n) => [n.name + (n.self ? " (this)" : ""), [n.state, tone(n.state)], [n.in_sync || n.self ? "in sync" : "out of sync", n.in_sync || n.self ? "good" : "bad"],
+    s.nodes.map((n) => [n.name + (n.self ? " (this)" : ""), [n.state, tone(n.state)], [n.in_sync || n.self ? "in sync" : n.differs ? "other " + n.differs : "out of sync", n.in_sync || n.self ? "good" : "bad"],
       n.weight, n.view ? n.view.toString(16) : "-", n.connections === undefined ? "-" : amount(n.connections), n.address || "-"]));
   table("workers-table", [["Worker"], ["State"], ["PID", "number"], ["Slots"], ["Version", "span"], ["For", "number"], ["Restarts", "number"], ["Detail", "wide"]],
     s.workers.map((w) => [w.name, [w.state, tone(w.state)], w.pid, (w.slots || []).join(" ") || "-", w.version || "-", ago(w.since, clock), [w.restarts, w.restarts ? "warn" : ""], w.detail || ""]));
