@@ -78,7 +78,7 @@ func planVIPs(f Facts, withdrawn []lb.VIP, s *lb.Steering) (notes []string) {
 		case slices.Contains(withdrawn, v): // nothing begins here
 		case lack[v] != nil:
 			s.Here = append(s.Here, v)
-			notes = append(notes, fmt.Sprintf("VIP %s: %s lacks it, so its new connections stay where they arrive", v, strings.Join(lack[v], ", ")))
+			notes = append(notes, fmt.Sprintf("VIP %s: it is lacking at %s, so its new connections stay where they arrive", v, strings.Join(lack[v], ", ")))
 		case slices.Contains(f.WasHere, v):
 			s.WasHere = append(s.WasHere, v)
 		}
