@@ -22,7 +22,7 @@ func (x *exchange) sendHead() {
 	if !end && x.hasResponseBody() {
 		res.Length = -1
 	}
-	if len(x.chain.filters) > 0 {
+	if x.chain.changesOut {
 		res.parsed = nil // as in send
 	}
 	x.headSent = true

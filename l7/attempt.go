@@ -101,7 +101,7 @@ func (x *exchange) connected() {
 
 // send passes on the head and what there is of the body.
 func (x *exchange) send() {
-	if len(x.chain.filters) > 0 {
+	if x.chain.changesIn {
 		if !cleanLine(&x.request) {
 			x.dropAttempt()
 			x.fail(&Error{Status: 500, Reason: lb.FilterError, Err: errUncleanLine})

@@ -11,6 +11,7 @@ type chain struct {
 	log                            []int
 
 	blockingIn, blockingOut bool // a body phase of that direction runs off the loop
+	changesIn, changesOut   bool // a phase may change the request's head, the response's
 }
 
 func newChain(filters []Filter) chain {
@@ -25,6 +26,7 @@ func newChain(filters []Filter) chain {
 		c.upstream = addIf(c.upstream, i, f.Upstream != nil)
 		c.retry = addIf(c.retry, i, f.Retry != nil)
 	}
+	c.changesIn = len(c.request)+len(c.requestBody)+len(c.pick)+len(c.upstream)+len(c.retry) > 0
 	for i := len(filters) - 1; i >= 0; i-- {
 		f := &filters[i]
 		c.response = addIf(c.response, i, f.Response != nil)
@@ -32,6 +34,7 @@ func newChain(filters []Filter) chain {
 		c.fail = addIf(c.fail, i, f.Fail != nil)
 		c.log = addIf(c.log, i, f.Log != nil)
 	}
+	c.changesOut = len(c.response)+len(c.requestBody) > 0
 	return c
 }
 

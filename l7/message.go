@@ -22,7 +22,7 @@ func (h Header) Get(name string) string {
 // Lookup returns the first value of name and whether there is one.
 func (h Header) Lookup(name string) (string, bool) {
 	for i := range h {
-		if equalFold(h[i].Name, name) {
+		if len(h[i].Name) == len(name) && equalFold(h[i].Name, name) {
 			return h[i].Value, true
 		}
 	}
@@ -50,7 +50,7 @@ func (h *Header) Add(name, value string) { *h = append(*h, Field{Name: name, Val
 // Set makes value the only one of name, in the place of the first.
 func (h *Header) Set(name, value string) {
 	for i := range *h {
-		if equalFold((*h)[i].Name, name) {
+		if len((*h)[i].Name) == len(name) && equalFold((*h)[i].Name, name) {
 			(*h)[i].Value = value
 			*h = append((*h)[:i+1], (*h)[i+1:].without(name)...)
 			return

@@ -69,7 +69,7 @@ func appendLength(dst []byte, n int64) []byte {
 func appendFields(dst []byte, fields []Field, parsed []byte) []byte {
 	for i := range fields {
 		f := &fields[i]
-		if ours(f.Name) || !clean(f.Name) {
+		if ours(f.Name) || !within(f.Name, parsed) && !clean(f.Name) {
 			continue
 		}
 		from, size := len(dst), len(f.Name)+len(f.Value)+len(": \r\n")
@@ -87,8 +87,8 @@ func appendFields(dst []byte, fields []Field, parsed []byte) []byte {
 	return dst
 }
 
-// within reports whether v lies in b: a part of a parsed value, which was seen
-// to be text.
+// within reports whether v lies in b: a parsed name or value, which was looked
+// at then.
 func within(v string, b []byte) bool {
 	at := uintptr(unsafe.Pointer(unsafe.StringData(v))) - uintptr(unsafe.Pointer(unsafe.SliceData(b)))
 	return at < uintptr(len(b)) && len(v) <= len(b)-int(at)
@@ -123,8 +123,7 @@ func ours(name string) bool {
 }
 
 // clean reports whether a name holds no byte that could end it: names of
-// parsed messages never do, but filters may take what they like for a name, a
-// part of a parsed value, too.
+// parsed messages never do, but filters may take what they like for a name.
 func clean(name string) bool {
 	b := unsafe.Slice(unsafe.StringData(name), len(name))
 	if len(b) < 8 {

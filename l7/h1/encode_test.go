@@ -33,9 +33,9 @@ func TestAppendRequest(t *testing.T) {
 	}
 }
 
-// What lies in the parsed head is not looked at again; everything else is,
-// names that are a part of it included.
-func TestOnlyParsedValuesAreTrusted(t *testing.T) {
+// What lies in the parsed head is not looked at again; everything else is, and
+// whether a name frames the message always.
+func TestOnlyWhatWasParsedIsTrusted(t *testing.T) {
 	head := []byte("Transfer-Encoding: chunked\x01")
 	parsed := view(head)
 	for _, c := range []struct {
@@ -46,7 +46,8 @@ func TestOnlyParsedValuesAreTrusted(t *testing.T) {
 		{"a parsed value", Field{"X", parsed[19:]}, "X: chunked\x01\r\n"},
 		{"a copy", Field{"X", strings.Clone(parsed[19:])}, "X: chunked \r\n"},
 		{"one that begins in it", Field{"X", view(head[:cap(head)])[19:]}, "X: chunked \r\n"},
-		{"a value for a name", Field{parsed[:26], "1"}, ""},
+		{"a parsed name", Field{parsed[19:26], "1"}, "chunked: 1\r\n"},
+		{"a copy of what is no name", Field{strings.Clone(parsed[:26]), "1"}, ""},
 		{"a name that frames", Field{parsed[:17], parsed[19:]}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

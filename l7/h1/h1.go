@@ -106,7 +106,8 @@ type Out struct {
 	Close     bool   // Connection: close
 	KeepAlive bool   // Connection: keep-alive, for HTTP/1.0 clients
 	Upgrade   string // Connection: upgrade, and Upgrade: this
-	// Parsed is the head whose parsed form the fields come from, or nil: values
-	// that lie in it are text already and are not looked at again.
+	// Parsed is the head whose parsed form the fields come from, or nil. Names and
+	// values that lie in it are not looked at again, so nobody may have changed the
+	// fields since: a part of a value is no name.
 	Parsed []byte
 }
