@@ -194,6 +194,10 @@ func (v *validator) listener(l *Listener) {
 		v.errorf(&l.Name, CodeListenerPool, "add pool", "listener %q speaks tcp but names no pool", l.Name)
 	case l.Protocol == ListenTCP:
 		v.poolExists(&l.Pool, l.Pool, "listener")
+		if p := v.poolOf[l.Pool]; p != nil && p.TLS != nil {
+			v.errorf(&l.Pool, CodeListenerPool, "a pool without tls; check: { tls: true } checks over TLS all the same",
+				"listener %q passes bytes on as its clients send them, and pool %q wants them in TLS", l.Name, l.Pool)
+		}
 	}
 	switch {
 	case l.Protocol == ListenTCP && v.has(&l.Normalize):
