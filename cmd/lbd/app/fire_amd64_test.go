@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -87,4 +89,70 @@ func TestUnderFireAtAnySystemCallStateIsOldOrNew(t *testing.T) {
 		t.Errorf("workers %v, were %v", now, workers)
 	}
 	traffic.endUnfailed(t)
+}
+
+// The first start writes, too: whatever call of it is its last, the next start finds
+// nothing in its way. A disk that fails leaves a balancer that serves, or says why not.
+func TestUnderFireAtItsFirstStartNothingIsInTheWayOfTheNext(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	for _, action := range []string{traceKill, traceTear, strconv.Itoa(int(unix.EIO))} {
+		met, served := 0, 0
+		for n, more := 1+random.IntN(*fire), true; more; n += *fire {
+			s := newSite(t)
+			c, tr := s.startTraced(action, n)
+			ended := make(chan struct{})
+			go func() { c.Process.Wait(); close(ended) }() // not c.Wait: workers hold its output
+			s.until("it serves or ends", func() bool {
+				select {
+				case <-ended:
+					return true
+				default:
+					return s.ready()
+				}
+			})
+			if s.ready() {
+				served++
+			}
+			c.Process.Kill()
+			<-ended
+			tr.end()
+			if more = tr.acted; more {
+				met++
+			}
+			when := fmt.Sprintf("%s call %d of %s", action, n, strings.Join(tr.calls, ", "))
+			s.start()
+			r, err := http.Get(s.url())
+			if err != nil || r.StatusCode != http.StatusOK {
+				t.Fatalf("%s: %v, %v", when, r, err)
+			}
+			r.Body.Close()
+			s.killSupervisors()
+			s.killWorkers()
+		}
+		t.Logf("%s: %d times; it served %d times", action, met, served)
+		if met < 2 {
+			t.Errorf("%s: only %d calls were met", action, met)
+		}
+	}
+}
+
+// startTraced starts lbd with a tracer from its first call on.
+func (s *site) startTraced(action string, n int) (*exec.Cmd, *tracer) {
+	s.t.Helper()
+	s.enter = []string{"sh", "-c", `kill -STOP $$; exec "$@"`, "sh"}
+	c := s.command("run", "-c", s.file())
+	s.enter = nil
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.until("it stands still", func() bool {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.Process.Pid))
+		return strings.Contains(string(text), ") T ")
+	})
+	tr := trace(s.t, c.Process.Pid, s.dir, action, n)
+	c.Process.Signal(unix.SIGCONT)
+	return c, tr
 }

@@ -222,15 +222,7 @@ func TestAStuckSystemdKeepsNobodyWaiting(t *testing.T) {
 		_, err = full.Write([]byte("STATUS=full"))
 	}
 	c := sd.run(s)
-	ready := func() bool {
-		r, err := s.admin().Get("http://lbd/readyz")
-		if err != nil {
-			return false
-		}
-		r.Body.Close()
-		return r.StatusCode == http.StatusOK
-	}
-	s.until("it serves", ready)
+	s.until("it serves", s.ready)
 	l := s.load(2)
 	if err := s.order("POST", "/v1/config/reload", ""); err != nil {
 		t.Error(err)
@@ -242,7 +234,7 @@ func TestAStuckSystemdKeepsNobodyWaiting(t *testing.T) {
 	c.Process.Signal(unix.SIGUSR2)
 	s.until("another program runs", func() bool {
 		now, err := s.status()
-		return err == nil && now.After(was) && ready()
+		return err == nil && now.After(was) && s.ready()
 	})
 	l.endUnfailed(t)
 	ended := make(chan struct{})
@@ -255,7 +247,7 @@ func TestAStuckSystemdKeepsNobodyWaiting(t *testing.T) {
 	}
 	// What must not be lost is said again and again.
 	c = sd.run(s)
-	s.until("it serves", ready)
+	s.until("it serves", s.ready)
 	sd.hear("READY=1")
 	c.Process.Signal(unix.SIGTERM)
 	c.Process.Wait()

@@ -182,14 +182,18 @@ func (s *site) start() *exec.Cmd {
 			s.t.Fatalf("lbd ended: %v\n%s", err, s.out.String())
 		default:
 		}
-		r, err := s.admin().Get("http://lbd/readyz")
-		if err != nil {
-			return false
-		}
-		r.Body.Close()
-		return r.StatusCode == http.StatusOK
+		return s.ready()
 	})
 	return c
+}
+
+func (s *site) ready() bool {
+	r, err := s.admin().Get("http://lbd/readyz")
+	if err != nil {
+		return false
+	}
+	r.Body.Close()
+	return r.StatusCode == http.StatusOK
 }
 
 func (s *site) admin() *http.Client {
@@ -199,6 +203,7 @@ func (s *site) admin() *http.Client {
 }
 
 type workerStatus struct {
+	Name        string `json:"name"`
 	PID         int    `json:"pid"`
 	State       string `json:"state"`
 	Connections int
