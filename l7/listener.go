@@ -52,7 +52,7 @@ func (a *acceptor) Accepted(fd int, peer netip.AddrPort) {
 		unix.Close(fd)
 		return
 	}
-	if reason := a.admit(v, l, peer); reason != "" {
+	if reason := a.admit(v, l, fd, peer); reason != "" {
 		a.shed(fd, l, peer, reason)
 		return
 	}

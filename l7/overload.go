@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,12 +23,12 @@ import (
 )
 
 // What is done when there is too much of something: clients are refused at the
-// door, above limits.connections, a listener's connections and limits.per_client;
-// a connection to a backend that no descriptor is left for is a 503; and memory
+// door, above limits.connections, a listener's connections and limits.per_client,
+// and when the last descriptors are needed for backends; a connection to a backend that no descriptor is left for is a 503; and memory
 // near limits.memory first ends keep-alive, then refuses requests.
 
 // admit counts a new client in, or says why it must go.
-func (a *acceptor) admit(v *view, l *listener, peer netip.AddrPort) lb.Reason {
+func (a *acceptor) admit(v *view, l *listener, fd int, peer netip.AddrPort) lb.Reason {
 	p := a.thread.proxy
 	limits := &v.config.Limits
 	switch {
@@ -35,6 +36,8 @@ func (a *acceptor) admit(v *view, l *listener, peer netip.AddrPort) lb.Reason {
 		return lb.Draining
 	case p.memory.level.Load() >= memoryOver:
 		return lb.MemoryLimit
+	case int64(fd) >= p.files.Load():
+		return lb.NoDescriptors
 	}
 	if p.connections.Add(1) > int64(limits.Connections) {
 		p.connections.Add(-1)
@@ -55,6 +58,25 @@ func (a *acceptor) admit(v *view, l *listener, peer netip.AddrPort) lb.Reason {
 		return lb.ClientLimit
 	}
 	return ""
+}
+
+// The last descriptors are for connections to backends: a client that is here
+// could not be served without one.
+const (
+	sparedShare = 8 // of all, one in so many
+	leastSpared = 8
+	mostSpared  = 512
+)
+
+// filesForClients is the first descriptor that no new client gets. The kernel
+// gives the least that is free, so with it all below are in use.
+func filesForClients() int64 {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || limit.Cur > math.MaxInt32 {
+		return math.MaxInt32
+	}
+	n := int64(limit.Cur)
+	return n - min(max(n/sparedShare, leastSpared), mostSpared)
 }
 
 // shed closes a connection that is one too many. Over plain HTTP it is told so,

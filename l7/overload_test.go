@@ -53,6 +53,25 @@ func TestAConnectionTooManyIsTurnedAway(t *testing.T) {
 	}
 }
 
+// The last descriptors are for backends: who comes is turned away, who is here is
+// served.
+func TestTheLastDescriptorsAreForBackends(t *testing.T) {
+	o := startOrigin(t, answering(ok))
+	l := startLab(t, labOptions{}, bounded("connections: 100", "", o.addr))
+	here := l.dial()
+	here.get("/").want(t, "200", "ok")
+	all := l.proxy.files.Swap(1) // all above are in use
+	if got := l.dial().rest(); !strings.HasPrefix(got, "HTTP/1.1 503 ") || !strings.HasSuffix(got, ": no_descriptors\n") {
+		t.Errorf("got %q", got)
+	}
+	here.get("/").want(t, "200", "ok")
+	l.proxy.files.Store(all)
+	l.dial().get("/").want(t, "200", "ok")
+	if n := filesForClients(); n < 1 || n != all {
+		t.Errorf("clients get descriptors below %d, and %d", n, all)
+	}
+}
+
 // count is the value of a sample.
 func (p *Proxy) count(name string, labels ...string) float64 {
 	for _, s := range p.samples() {

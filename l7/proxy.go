@@ -49,6 +49,7 @@ type Proxy struct {
 	connections atomic.Int64 // of clients
 	open        sync.Map     // listener -> *atomic.Int64: those by it
 	crowd       crowd
+	files       atomic.Int64 // descriptors from here on are not for clients
 	memory      stock
 	handshakes  gate
 	tickets     tickets
@@ -88,6 +89,7 @@ func New(o Options) (*Proxy, error) {
 		risen: map[lb.BackendID]time.Time{},
 	}
 	p.endpointList.Store(new([]*endpoint))
+	p.files.Store(filesForClients())
 	flights := newFlights(o.Flight, o.Threads)
 	for i := range o.Threads {
 		t, err := newThread(p, i)
