@@ -4,7 +4,7 @@ GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 export CGO_ENABLED ?= 0
 
-.PHONY: deb install-test systemd-test build run lab consistency test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods grpc generate clean
+.PHONY: deb install-test systemd-test build run lab consistency test check race fuzz chaos partitions soak bench bench-l4 bench-idle profile behaviours h2spec floods overload grpc generate clean
 
 build: ## bin/lbd and bin/lbctl
 	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/ ./cmd/lbd ./cmd/lbctl
@@ -68,6 +68,9 @@ h2spec: build ## the conformance tests of HTTP/2 on lbd, in clear text and over 
 
 floods: build ## attacks on lbd, nginx and HAProxy with innocent clients beside them; PEER=lbd for one
 	$(GO) run ./bench/floods $(if $(PEER),-peer $(PEER)) $(if $(CONNECTIONS),-connections $(CONNECTIONS))
+
+overload: build ## once, twice and four times the connections that lbd, nginx and HAProxy may have, by each limit; PEER=lbd for one
+	$(GO) run ./bench/overload $(if $(PEER),-peer $(PEER)) $(if $(ONLY),-only "$(ONLY)")
 
 grpc: build ## gRPC's own interoperability tests through lbd, then 20 000 calls through 20 upgrades
 	cd bench/grpc && $(GO) run . -bin ../../bin
