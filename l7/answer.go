@@ -173,7 +173,9 @@ func redirect(req *Request, r *lb.Redirect) *Response {
 		scheme = req.Scheme
 	}
 	if host == "" {
-		host = req.Host
+		if host = req.Host; host == "" && req.Local.IsValid() { // HTTP/1.0 need not say it
+			host = req.Local.String()
+		}
 		if r.Scheme != "" && r.Scheme != req.Scheme {
 			host = withoutPort(host) // a port belongs to its scheme
 		}
@@ -182,6 +184,9 @@ func redirect(req *Request, r *lb.Redirect) *Response {
 		target = req.Target
 	}
 	res := &Response{Status: r.Status}
-	res.Header.Add("Location", scheme+"://"+host+target)
+	if host != "" { // else who came by a Unix socket stays there
+		target = scheme + "://" + host + target
+	}
+	res.Header.Add("Location", target)
 	return res
 }

@@ -374,3 +374,20 @@ func TestPhasesAreTimed(t *testing.T) {
 		got = timed()
 	}
 }
+
+// A client of HTTP/1.0 need not name a host: it is sent to the address that it
+// connected to, the configured one here.
+func TestARedirectHasAHost(t *testing.T) {
+	document := "listeners: { web: { bind: \"127.0.0.1:1\" } }\nroutes:\n" +
+		"  - { match: { path: /secure }, redirect: { scheme: https } }\n  - { redirect: { path: /new } }\n"
+	l := startLab(t, labOptions{}, document)
+	for path, want := range map[string]string{"/secure": "https://127.0.0.1/secure", "/old": "http://127.0.0.1:1/new"} {
+		r := l.dial().say("GET " + path + " HTTP/1.0\r\n\r\n").response()
+		if got := field(r.head, "location"); got != want {
+			t.Errorf("%s: got %s, want %s", path, got, want)
+		}
+	}
+	if got := redirect(&Request{Scheme: "http", Target: "/x"}, &lb.Redirect{Status: 308, Scheme: "https"}).Header.Get("location"); got != "/x" {
+		t.Errorf("over a Unix socket: got %s", got)
+	}
+}
