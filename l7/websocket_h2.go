@@ -55,7 +55,9 @@ func (st *streamH2) sendTunnelHead(res *Response, end bool) {
 	case status < 300:
 		status = 502
 	}
-	st.c.writeHead(st.s, status, res.Header)
+	if !st.c.writeHead(st.s, status, res.Header) {
+		st.c.conn.Field("date", st.c.thread.dateText())
+	}
 	st.c.conn.EndHead(end)
 	st.c.soil()
 }
