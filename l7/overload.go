@@ -204,6 +204,7 @@ const (
 	memoryBack    = 10 * time.Second
 	memoryRarely  = 10 * time.Minute // when there was little to give
 	memoryIdle    = 8 << 20
+	memoryLarge   = 64 << 20
 	memoryDefault = 1 << 30 // when not even the host's is known
 )
 
@@ -217,6 +218,7 @@ type stock struct {
 	cycles    uint64           // of the collector
 	collected time.Time        // when it was seen at work
 	gave      time.Time
+	gaveAt    uint64 // the collector's cycle, then
 	every     time.Duration
 	left      int64 // in use after that
 	loud      time.Time
@@ -276,21 +278,33 @@ func memoryLevel(now int32, used, limit int64) int32 {
 	return memoryFine
 }
 
-// giveBack collects and returns to the system what is free, when nobody else
-// has collected for a while: after a flood the collector would wait for minutes.
-// If there was little to give it is not tried again so soon, until more is used.
+// giveBack collects and returns to the system what is free, if that is due.
 func (m *stock) giveBack(used int64) {
-	if used > m.left+m.left/4+memoryIdle/2 {
-		m.every = memoryBack
-	}
-	if used < memoryIdle || time.Since(m.gave) < m.every || time.Since(m.collected) < memoryBack/2 && m.level.Load() == memoryFine {
+	if !m.due(used, time.Now()) {
 		return
 	}
 	debug.FreeOSMemory()
-	m.gave, m.left = time.Now(), m.read()
-	if m.left > used/4*3 {
+	m.left = m.read()
+	m.gave, m.gaveAt = time.Now(), m.cycles
+	if m.left > used/4*3 && used > memoryLarge {
 		m.every = min(2*m.every, memoryRarely)
 	}
+}
+
+// due: there was work since, and nobody has collected for a while: after a flood
+// the collector would wait for minutes. If of a large heap there was little to
+// give it is not tried again so soon, until more is used.
+func (m *stock) due(used int64, now time.Time) bool {
+	if used > m.left+m.left/4+memoryIdle/2 {
+		m.every = memoryBack
+	}
+	switch {
+	case used < memoryIdle, now.Sub(m.gave) < m.every:
+		return false
+	case m.level.Load() > memoryFine:
+		return true
+	}
+	return m.cycles != m.gaveAt && now.Sub(m.collected) >= memoryBack/2
 }
 
 // setMemory enters a level.

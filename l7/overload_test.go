@@ -144,6 +144,32 @@ func TestMemoryLevels(t *testing.T) {
 	}
 }
 
+func TestMemoryIsGivenBackAfterWork(t *testing.T) {
+	at := time.Now()
+	for _, c := range []struct {
+		name   string
+		change func(*stock)
+		used   int64
+		after  time.Duration
+		want   bool
+	}{
+		{"nothing happened", func(*stock) {}, 12 << 20, time.Hour, false},
+		{"work, and then silence", func(m *stock) { m.cycles++; m.collected = at.Add(20 * time.Second) }, 13 << 20, 25 * time.Second, true},
+		{"the collector is at work", func(m *stock) { m.cycles++; m.collected = at.Add(20 * time.Second) }, 13 << 20, 24 * time.Second, false},
+		{"just now", func(m *stock) { m.cycles++ }, 13 << 20, 9 * time.Second, false},
+		{"too little to matter", func(m *stock) { m.cycles++ }, 7 << 20, time.Hour, false},
+		{"a large heap gave little", func(m *stock) { m.cycles++; m.every, m.left = memoryRarely, 100<<20 }, 110 << 20, time.Minute, false},
+		{"and has much more now", func(m *stock) { m.cycles++; m.every, m.left = memoryRarely, 100<<20 }, 130 << 20, time.Minute, true},
+		{"short of memory", func(m *stock) { m.level.Store(memoryHigh) }, 13 << 20, 11 * time.Second, true},
+	} {
+		m := stock{every: memoryBack, gave: at, gaveAt: 7, cycles: 7, collected: at, left: 12 << 20}
+		c.change(&m)
+		if got := m.due(c.used, at.Add(c.after)); got != c.want {
+			t.Errorf("%s: due is %v", c.name, got)
+		}
+	}
+}
+
 func TestShortMemoryEndsKeepAliveThenRefuses(t *testing.T) {
 	o := startOrigin(t, answering(ok))
 	l := startLab(t, labOptions{}, bounded("memory: 1TiB", "", o.addr))
