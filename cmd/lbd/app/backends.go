@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cirque-lb/lb"
@@ -25,6 +26,11 @@ func backendsOf(s *node.Snapshot, stats lb.Stats, reports []node.Report) []admin
 		}
 	}
 	return all
+}
+
+// backendsIn lists those of one pool.
+func backendsIn(pool string, s *node.Snapshot, stats lb.Stats, reports []node.Report) []admin.Backend {
+	return slices.DeleteFunc(backendsOf(s, stats, reports), func(b admin.Backend) bool { return b.Pool != pool })
 }
 
 // loadsOf adds up what the workers say of each backend.

@@ -241,9 +241,37 @@ func TestExplainSaysWhyNotTheOtherBackends(t *testing.T) {
 
 func TestExplainKnowsOfEjections(t *testing.T) {
 	until := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	c := choice(admin.Backend{Health: "up", Weight: 1, Ejected: &admin.Ejection{Until: until, Reason: string(lb.Outlier)}}, false)
+	c := choice(admin.Backend{Health: "up", Weight: 1, Ejected: &admin.Ejection{Until: until, Reason: string(lb.Outlier)}}, surroundings{})
 	if c.Eligible || c.Why != "ejected until 2026-01-02T03:04:05Z (outlier)" {
 		t.Errorf("got %+v", c)
+	}
+}
+
+func TestExplainKnowsOfPanic(t *testing.T) {
+	down := admin.Backend{ID: "down", Health: "down", State: "down", Weight: 1}
+	backup := admin.Backend{ID: "backup", Health: "up", State: "up", Weight: 1, Backup: true}
+	for _, c := range []struct {
+		share lb.Share
+		pool  []admin.Backend
+		want  string
+	}{
+		{0, []admin.Backend{down, down}, ""},
+		{.5, []admin.Backend{down, down}, "down down"},
+		{.5, []admin.Backend{down, {ID: "up", Health: "up", Weight: 1}}, "up"},
+		{.6, []admin.Backend{down, {ID: "up", Health: "up", Weight: 1}}, "down up"},
+		{.6, []admin.Backend{down, {ID: "up", Health: "up", Weight: 1}, backup}, "up backup"},
+		{.5, []admin.Backend{down, {ID: "up", Health: "up", Weight: 1}, backup}, "up"},
+		{.5, []admin.Backend{{ID: "drained", Drain: true, Health: "up", Weight: 1}, down}, "down"},
+	} {
+		var got []string
+		for _, b := range c.pool {
+			if one := choice(b, surroundingsOf(c.pool, &lb.Pool{Panic: c.share})); one.Eligible {
+				got = append(got, one.ID)
+			}
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("panic at %v of %+v: %q may be picked, want %q", c.share, c.pool, s, c.want)
+		}
 	}
 }
 

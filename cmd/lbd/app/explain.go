@@ -297,22 +297,44 @@ func (e *explanation) pool(name string) (balance string) {
 	if p == nil {
 		return ""
 	}
-	all := backendsOf(e.s, e.node.Stats(), e.node.Reports())
-	others := false // whether a backend that is no backup may be picked
+	all := backendsIn(name, e.s, e.node.Stats(), e.node.Reports())
+	around := surroundingsOf(all, p)
 	for _, b := range all {
-		others = others || b.Pool == name && usable(b) && !b.Backup
-	}
-	for _, b := range all {
-		if b.Pool == name {
-			e.out.Backends = append(e.out.Backends, choice(b, others))
-		}
+		e.out.Backends = append(e.out.Backends, choice(b, around))
 	}
 	return p.Balance
 }
 
-func choice(b admin.Backend, others bool) admin.BackendChoice {
+// surroundings are what a backend's place in the choice depends on besides itself.
+type surroundings struct {
+	up      int  // usable backends that are no backups
+	backups int  // usable ones that are
+	few     bool // so few are up that the pool is in panic
+}
+
+func surroundingsOf(backends []admin.Backend, p *lb.Pool) (s surroundings) {
+	all := 0
+	for _, b := range backends {
+		switch {
+		case b.Backup && usable(b):
+			s.backups++
+		case !b.Backup && usable(b):
+			s.up++
+		}
+		if !b.Backup && !b.Drain && !b.Disable && b.Weight > 0 {
+			all++
+		}
+	}
+	s.few = float64(s.up) < float64(p.Panic)*float64(all)
+	return s
+}
+
+func choice(b admin.Backend, s surroundings) admin.BackendChoice {
 	c := admin.BackendChoice{ID: b.ID, Weight: b.Weight}
+	ignored := s.few && s.backups == 0 && !b.Backup && !b.Drain && !b.Disable && b.Weight > 0
 	switch {
+	case ignored && !usable(b):
+		c.Eligible, c.Why = true, b.State+", but so few are up that health is ignored"
 	case b.Disable:
 		c.Why = "disabled by an operator"
 	case b.Drain:
@@ -323,7 +345,7 @@ func choice(b admin.Backend, others bool) admin.BackendChoice {
 		c.Why = fmt.Sprintf("ejected until %s (%s)", b.Ejected.Until.Format(time.RFC3339), b.Ejected.Reason)
 	case b.Weight == 0:
 		c.Why = "its weight is 0"
-	case b.Backup && others:
+	case b.Backup && s.up > 0 && !s.few:
 		c.Why = "a backup, and others are up"
 	default:
 		c.Eligible, c.Why = true, b.Health

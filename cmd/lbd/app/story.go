@@ -28,7 +28,8 @@ func storyOf(s *node.Snapshot, stats lb.Stats, reports []node.Report, events []n
 	}
 	story := admin.Story{Why: []string{}, Checks: []admin.Check{}, Events: []admin.Event{}}
 	found := false
-	for _, b := range backendsOf(s, stats, reports) {
+	all := backendsIn(id.Pool, s, stats, reports)
+	for _, b := range all {
 		if b.ID == name {
 			story.Backend, found = b, true
 		}
@@ -42,7 +43,7 @@ func storyOf(s *node.Snapshot, stats lb.Stats, reports []node.Report, events []n
 		story.Checks = append(story.Checks, admin.Check{Time: p.At, OK: p.OK, Took: p.Took, Detail: p.Detail})
 	}
 	pool := s.Config.Pool(id.Pool)
-	story.Verdict = verdictOn(story.Backend, othersIn(s, stats, reports, id.Pool))
+	story.Verdict = verdictOn(story.Backend, surroundingsOf(all, pool))
 	story.Why = reasonsOf(story.Backend, pool, report)
 	for _, e := range events {
 		if about(e.Event, id, pool) {
@@ -62,16 +63,6 @@ func reportOf(reports []node.Report, id lb.BackendID) node.Report {
 	return node.Report{ID: id}
 }
 
-// othersIn reports whether a backend that is no backup may get requests.
-func othersIn(s *node.Snapshot, stats lb.Stats, reports []node.Report, pool string) bool {
-	for _, b := range backendsOf(s, stats, reports) {
-		if b.Pool == pool && usable(b) && !b.Backup {
-			return true
-		}
-	}
-	return false
-}
-
 // about reports whether an event tells of a backend: it is the subject, or the
 // pool's discovery brought it or took it away.
 func about(e lb.Event, id lb.BackendID, p *lb.Pool) bool {
@@ -85,12 +76,15 @@ func about(e lb.Event, id lb.BackendID, p *lb.Pool) bool {
 }
 
 // verdictOn says in a sentence whether a backend gets requests.
-func verdictOn(b admin.Backend, others bool) string {
-	c := choice(b, others)
-	if c.Eligible {
-		return "it gets requests"
+func verdictOn(b admin.Backend, s surroundings) string {
+	c := choice(b, s)
+	switch {
+	case !c.Eligible:
+		return "it gets no requests: " + c.Why
+	case !usable(b):
+		return "it gets requests: " + c.Why
 	}
-	return "it gets no requests: " + c.Why
+	return "it gets requests"
 }
 
 // reasonsOf lists what the verdict follows from: where the backend comes from,
