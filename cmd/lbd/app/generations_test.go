@@ -158,7 +158,10 @@ func TestGenerationsLeaveNothingInTheKernel(t *testing.T) {
 			kills++
 			kill := exec.Command("kill", "-9", fmt.Sprint(f.pids()[0]), fmt.Sprint(supervisor))
 			f.check(kill.Run())
-			f.until("it is gone", func() bool { now, _ := f.kin(); return now != supervisor })
+			patiently("it is gone, with its lock", func() bool {
+				text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", supervisor))
+				return err != nil || bytes.Contains(text, []byte(") Z "))
+			})
 			f.startEdge()
 			f.until("a whole crew", f.whole)
 		}
