@@ -13,9 +13,9 @@ import (
 // A phase off the loop takes its time; what the exchange waited for before it is
 // no reason to end it.
 func TestABlockingPhaseMayTakeLongerThanConnecting(t *testing.T) {
-	const slow = 120 * time.Millisecond
+	const slow = 400 * time.Millisecond
 	impatient := func(document string) string {
-		return strings.Replace(document, "app: {", "app: { connections: { connect_timeout: 40ms, per_backend: 1 },", 1)
+		return strings.Replace(document, "app: {", "app: { connections: { connect_timeout: 200ms, per_backend: 1 },", 1)
 	}
 	for name, f := range map[string]Filter{
 		"Upstream": {Upstream: func(*Session, *Request) error { time.Sleep(slow); return nil }},
@@ -29,10 +29,11 @@ func TestABlockingPhaseMayTakeLongerThanConnecting(t *testing.T) {
 	} {
 		f.Blocking = true
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			o := startOrigin(t, echo)
 			l := startLab(t, labOptions{filters: map[string]Filter{"f": f}}, impatient(filtered([]string{"f"}, deadPort(t), o.addr)))
 			c := l.dial()
-			for range 4 {
+			for range 2 {
 				c.say("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab").response().want(t, "200", "PUT / HTTP/1.1|ab")
 			}
 		})
@@ -42,10 +43,10 @@ func TestABlockingPhaseMayTakeLongerThanConnecting(t *testing.T) {
 // The same after a request waited for room: the place in the queue is not
 // waited for any more.
 func TestABlockingPhaseMayTakeLongerThanQueueing(t *testing.T) {
-	f := Filter{Blocking: true, Upstream: func(*Session, *Request) error { time.Sleep(120 * time.Millisecond); return nil }}
+	f := Filter{Blocking: true, Upstream: func(*Session, *Request) error { time.Sleep(600 * time.Millisecond); return nil }}
 	o := startOrigin(t, echo)
 	l := startLab(t, labOptions{filters: map[string]Filter{"f": f}},
-		strings.Replace(filtered([]string{"f"}, o.addr), "app: {", "app: { connections: { connect_timeout: 200ms, per_backend: 1 },", 1))
+		strings.Replace(filtered([]string{"f"}, o.addr), "app: {", "app: { connections: { connect_timeout: 1s, per_backend: 1 },", 1))
 	var clients sync.WaitGroup
 	for range 2 {
 		clients.Go(func() {
