@@ -14,7 +14,8 @@ type backendDrains map[lb.BackendID]*backendDrain
 // backendDrain is how far one is: it gets no new requests, and those in progress
 // have drain.timeout.
 type backendDrain struct {
-	since   time.Time // it was ordered; another order begins anew
+	ordered time.Time // as the overlay has it; another order begins anew
+	since   time.Time // the same, on our monotonic clock
 	overdue bool
 	empty   bool
 	told    bool // the workers have heard of it: a count means something
@@ -78,7 +79,7 @@ func (n *Node) followBackends() (changed bool) {
 	}
 	maps.DeleteFunc(n.backends, func(id lb.BackendID, d *backendDrain) bool {
 		a := n.overlay.Backends[id]
-		over := !a.Drain || !a.Since.Equal(d.since)
+		over := !a.Drain || !a.Since.Equal(d.ordered)
 		changed = changed || over && d.overdue
 		return over
 	})
@@ -87,7 +88,7 @@ func (n *Node) followBackends() (changed bool) {
 			continue
 		}
 		if p := n.running.config.Pool(id.Pool); p != nil && backend(p, id.Address) != nil {
-			n.backends[id] = &backendDrain{since: a.Since}
+			n.backends[id] = &backendDrain{ordered: a.Since, since: since(a.Since, n.o.Now())}
 		}
 	}
 	return changed

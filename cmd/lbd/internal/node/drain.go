@@ -58,7 +58,7 @@ func (n *Node) ordered() {
 		n.drain.done = make(chan struct{})
 		n.drain.since = n.o.Now()
 		if !n.drain.leaving {
-			n.drain.since = n.overlay.DrainSince // perhaps before a restart
+			n.drain.since = since(n.overlay.DrainSince, n.o.Now()) // perhaps before a restart
 		}
 		// Counting begins with the next tick: workers and peers have to hear
 		// of the drain before an empty node means anything.

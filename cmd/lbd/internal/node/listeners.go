@@ -23,7 +23,8 @@ type listenerDrains map[string]*listenerDrain
 
 // listenerDrain is how far one is.
 type listenerDrain struct {
-	since   time.Time // it was ordered; another order begins anew
+	ordered time.Time // as the overlay has it; another order begins anew
+	since   time.Time // the same, on our monotonic clock
 	steers  bool      // peers may not have heard of it yet
 	overdue bool
 	empty   bool
@@ -110,7 +111,11 @@ func (o Overlay) drained() (names []string) {
 // withdrawn.
 func (n *Node) steers(name string) bool {
 	l := n.running.config.Listener(name)
-	return n.o.Cluster != nil && l != nil && !IsLocal(l.Bind.Addr(), n.address) && n.o.Now().Sub(n.overlay.Listeners[name]) < steerTime
+	began := since(n.overlay.Listeners[name], n.o.Now())
+	if d := n.listeners[name]; d != nil {
+		began = d.since
+	}
+	return n.o.Cluster != nil && l != nil && !IsLocal(l.Bind.Addr(), n.address) && n.o.Now().Sub(began) < steerTime
 }
 
 // steering are the listeners of which that is so.
@@ -158,14 +163,14 @@ func (n *Node) followListeners() (changed bool) {
 		n.listeners = listenerDrains{}
 	}
 	maps.DeleteFunc(n.listeners, func(name string, d *listenerDrain) bool {
-		since, drains := n.overlay.Listeners[name]
-		over := !drains || !since.Equal(d.since)
+		ordered, drains := n.overlay.Listeners[name]
+		over := !drains || !ordered.Equal(d.ordered)
 		changed = changed || over
 		return over
 	})
-	for name, since := range n.overlay.Listeners {
+	for name, ordered := range n.overlay.Listeners {
 		if n.listeners[name] == nil {
-			n.listeners[name] = &listenerDrain{since: since, steers: n.steers(name)}
+			n.listeners[name] = &listenerDrain{ordered: ordered, since: since(ordered, n.o.Now()), steers: n.steers(name)}
 		}
 	}
 	return changed
@@ -176,7 +181,7 @@ func (n *Node) followListeners() (changed bool) {
 func (n *Node) closeListener(name string, d *listenerDrain) {
 	d.closing = true
 	n.group.Go(func() {
-		closed, err := n.closeDrained(name, d.since)
+		closed, err := n.closeDrained(name, d.ordered)
 		n.do(func() {
 			d.closing = false
 			switch {
@@ -192,14 +197,14 @@ func (n *Node) closeListener(name string, d *listenerDrain) {
 	})
 }
 
-func (n *Node) closeDrained(name string, since time.Time) (closed bool, err error) {
+func (n *Node) closeDrained(name string, ordered time.Time) (closed bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), applyTime)
 	defer cancel()
 	if err := n.orders.enter(ctx); err != nil {
 		return false, err
 	}
 	defer n.orders.leave()
-	if now, drains := n.snapshot.Load().Overlay.Listeners[name]; !drains || !now.Equal(since) {
+	if now, drains := n.snapshot.Load().Overlay.Listeners[name]; !drains || !now.Equal(ordered) {
 		return false, nil
 	}
 	n.sockets.Lock()

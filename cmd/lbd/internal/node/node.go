@@ -179,6 +179,9 @@ func New(o Options) (*Node, error) {
 		overlay: o.State.overlay, paths: pathState{force: true}, live: liveness{gone: true}, troubles: troubles{loading: o.State.told},
 		disk: diskState{err: o.State.unlocked},
 	}
+	if t := o.State.trial; t != nil { // what is left of it passes on our monotonic clock
+		t.Until = o.Now().Add(min(t.Until.Sub(o.Now()), maxTrial))
+	}
 	n.running = running{source: o.State.source, generation: o.State.current.Generation, listed: c, config: c, trial: o.State.trial}
 	if o.Events != "" {
 		if err := n.events.keepIn(o.Events); err != nil {

@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/cirque-lb/lb"
 	"github.com/cirque-lb/lb/l7/certtest"
@@ -29,6 +31,7 @@ type lab struct {
 	path    *fakeDatapath
 	cluster *fakeCluster
 	finder  *fakeDiscovery
+	clock   atomic.Int64 // by how much the wall clock was set
 	node    *Node
 	state   *State
 	stop    func()
@@ -173,6 +176,12 @@ func (l *lab) command(name string, args []string, body string) string {
 		l.cluster.said[args[0]] = []byte(strings.TrimSpace(body))
 		l.cluster.mu.Unlock()
 		l.cluster.changed <- struct{}{}
+	case "set-clock": // by so much; the monotonic one goes on
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		l.clock.Add(int64(d))
 	case "wait":
 		d, err := time.ParseDuration(args[0])
 		if err != nil {
@@ -240,6 +249,7 @@ func (l *lab) start(how string) string {
 		return failure(err)
 	}
 	o := Options{
+		Now:   l.now,
 		State: state, Fleet: l.fleet, Monitor: l.monitor, Discovery: l.finder, Log: slog.New(slog.DiscardHandler),
 		Addresses: func() ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("10.0.0.11")}, nil },
 	}
@@ -269,6 +279,19 @@ func (l *lab) start(how string) string {
 	default:
 	}
 	return ""
+}
+
+// now has the wall clock that the script set, and a monotonic one as time.Now has
+// outside of a bubble: package time offers no such thing, so it is made by hand.
+func (l *lab) now() time.Time {
+	t := time.Now()
+	wall := t.Unix() + l.clock.Load()/int64(time.Second) - time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	raw := (*struct {
+		wall uint64
+		ext  int64
+	})(unsafe.Pointer(&t))
+	raw.wall, raw.ext = 1<<63|uint64(wall)<<30|uint64(t.Nanosecond()), t.UnixNano()-time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
+	return t
 }
 
 func (l *lab) halt() {

@@ -100,6 +100,8 @@ func (n *Node) order(ctx context.Context, a Asked, next func(*Snapshot) (Overlay
 	return n.do(func() {
 		n.overlay = overlay
 		n.ordered()
+		n.followListeners() // now: the end of an earlier drain is none of this one's
+		n.followBackends()
 		n.event(e)
 	})
 }
@@ -120,6 +122,13 @@ func (n *Node) OrderNode(ctx context.Context, name string, drain bool, a Asked) 
 		}
 		return o, nil
 	}, lb.Event{Kind: "node." + verb(drain), Subject: self, Detail: "by " + a.By})
+}
+
+// since puts an order's time, which the disk keeps, on this process's monotonic
+// clock: a clock that is set later cuts no drain short, and makes none longer. One
+// of a time to come was given now.
+func since(ordered, now time.Time) time.Time {
+	return now.Add(-max(0, now.Sub(ordered)))
 }
 
 func verb(drain bool) string {
