@@ -232,7 +232,9 @@ func (r *register) put(d Document) {
 
 // claimLocked says what we have.
 func (c *Cluster) claimLocked() {
-	c.sayLocked(claimPart, plainJSON(claim{c.documents.has.heading(), c.documents.lost}), false)
+	r := &c.documents
+	r.lost = slices.DeleteFunc(slices.Clone(r.lost), func(h heading) bool { return r.shelf[h.Digest].Seal == "" }) // nobody could get it
+	c.sayLocked(claimPart, plainJSON(claim{r.has.heading(), r.lost}), false)
 }
 
 func readClaim(body []byte) (cl claim, err error) {

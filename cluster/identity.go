@@ -194,13 +194,31 @@ func (c *Cluster) vouch(name string, key []byte, free time.Duration) (first bool
 		return false, nil
 	case pinned && free < c.reclaim:
 		return false, errForged
-	case !pinned && len(id.pins) >= maxMember:
+	case !pinned && len(id.pins) >= maxMember && !c.forgetName():
 		return false, errors.New("more names than can be remembered")
 	}
 	id.pins[name] = pin{Key: bytes.Clone(key)}
 	c.pinsChanged = true
 	delete(c.sayings, name) // what the other holder said
 	return true, nil
+}
+
+// forgetName makes room for a name: the one that is free for longest goes, with
+// what it said. Names that come and go with their hosts would else leave none in
+// the end for new ones.
+func (c *Cluster) forgetName() bool {
+	oldest, longest := "", c.reclaim
+	for name := range c.identity.pins {
+		if free := c.freeFor(name); free >= longest && name != c.view.self.Name {
+			oldest, longest = name, free
+		}
+	}
+	if oldest == "" {
+		return false
+	}
+	delete(c.identity.pins, oldest)
+	delete(c.sayings, oldest)
+	return true
 }
 
 // freeFor is how long nobody has held a name, as far as we know.

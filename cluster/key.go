@@ -104,7 +104,7 @@ func (c *Cluster) SetKeys(keys []Key) error {
 	if err := ring.UseKey(keys[0][:]); err != nil {
 		return fmt.Errorf("use a key: %w", err)
 	}
-	for _, k := range ring.GetKeys() {
+	for _, k := range slices.Clone(ring.GetKeys()) { // a removal moves those behind it
 		if !slices.Contains(keys, Key(k)) {
 			if err := ring.RemoveKey(k); err != nil {
 				return fmt.Errorf("remove a key: %w", err)
