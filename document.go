@@ -310,7 +310,7 @@ func (d *document) errorToken(t *token.Token, code, message, hint string) *Error
 func (d *document) errorAt(line, column, width int, code, message, hint string) *Error {
 	e := &Error{Code: code, File: d.file, Line: line, Column: column, Width: width, Message: message, Hint: hint}
 	if line >= 1 && line <= len(d.lines) {
-		e.Excerpt = d.lines[line-1]
+		e.excerpt(d.lines[line-1])
 	}
 	return e
 }

@@ -18,7 +18,9 @@ type Error struct {
 	Width   int    `json:"width,omitempty"` // characters that the caret underlines
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`    // what to do about it, or the nearest name
-	Excerpt string `json:"excerpt,omitempty"` // the line as it stands in the document
+	Excerpt string `json:"excerpt,omitempty"` // the line as it stands in the document; of a long one what is about the place
+
+	before int // characters of the line before Excerpt
 }
 
 // Error renders the error as users see it: place, code and message, then the
@@ -55,9 +57,29 @@ func (e *Error) place() string {
 // excerptWidth is how much of a long line is shown.
 const excerptWidth = 100
 
+// maxExcerpt bounds how much of a line an error holds: a document in JSON is one
+// line, and has a thousand errors.
+const maxExcerpt = 1 << 10
+
+// excerpt keeps the line, or what of it is about the place.
+func (e *Error) excerpt(line string) {
+	e.Excerpt = line
+	if len(line) <= maxExcerpt {
+		return
+	}
+	from, skip := 0, max(0, e.Column-1-excerptWidth)
+	for at := range line {
+		if from = at; e.before == skip {
+			break
+		}
+		e.before++
+	}
+	e.Excerpt = strings.ToValidUTF8(line[from:min(len(line), from+maxExcerpt)], "")
+}
+
 func (e *Error) renderExcerpt(b *strings.Builder) {
 	line := []rune(e.Excerpt)
-	column := min(max(e.Column-1, 0), len(line))
+	column := min(max(e.Column-1-e.before, 0), len(line))
 	from := 0
 	if len(line) > excerptWidth && column > excerptWidth/2 {
 		from = min(column-excerptWidth/2, len(line)-excerptWidth)
