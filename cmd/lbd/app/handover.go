@@ -345,7 +345,6 @@ func guard(args []string) int {
 		return 0
 	case os.ErrDeadlineExceeded:
 		trouble = fmt.Sprintf("it did not serve within %v", guardTimeout)
-		becomeMain() // before it ends: systemd would start another
 		if pidfd >= 0 {
 			_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 5000)
@@ -357,17 +356,12 @@ func guard(args []string) int {
 	log.Error("the new supervisor is replaced by the old one", "program", h.Tried, "why", trouble)
 	h.Trouble = trouble
 	os.Args = append([]string{os.Args[0]}, args...)
-	becomeMain()
+	hurry, cancel := context.WithTimeout(context.Background(), mainTimeout)
+	insist(hurry, "MAINPID="+strconv.Itoa(os.Getpid()))
+	cancel()
 	err = h.execute("/proc/self/fd/"+strconv.Itoa(h.Old), nil)
 	log.Error("guard", "err", err)
 	return exitError
-}
-
-// becomeMain tells systemd to go by this process from now on.
-func becomeMain() {
-	hurry, cancel := context.WithTimeout(context.Background(), mainTimeout)
-	defer cancel()
-	insist(hurry, "MAINPID="+strconv.Itoa(os.Getpid()))
 }
 
 // yieldTime is what the guard leaves to whoever restarts what ends: workers
