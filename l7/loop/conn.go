@@ -136,7 +136,7 @@ func (c *Conn) readable(events uint32) {
 	const dead = unix.EPOLLHUP | unix.EPOLLERR
 	if c.paused || c.eof || c.ending {
 		if events&dead != 0 {
-			c.fail(c.socketError())
+			c.hangUp()
 			return
 		}
 		c.ask(c.want &^ readEvents)
@@ -145,6 +145,18 @@ func (c *Conn) readable(events uint32) {
 	if c.read() && events&(unix.EPOLLRDHUP|dead) != 0 {
 		c.read()
 	}
+}
+
+// hangUp: the connection died, or it only was ended in both directions: by us and
+// by the peer, or by the close of a unix socket's. Then what the peer said before is
+// still to be read, when the user wants it; until then epoll would tell for ever.
+func (c *Conn) hangUp() {
+	err := c.socketError()
+	if err == io.ErrUnexpectedEOF && c.paused && !c.eof && !c.ending && !c.broken && !c.blocked {
+		c.mute()
+		return
+	}
+	c.fail(err)
 }
 
 // read reports whether all there was may have been read, and more can be.
@@ -179,7 +191,7 @@ func (c *Conn) socketError() error {
 		err = os.NewSyscallError("socket", unix.Errno(code))
 	}
 	if err == nil {
-		err = io.ErrUnexpectedEOF // both directions are shut, and we did not ask
+		err = io.ErrUnexpectedEOF // both directions are shut
 	}
 	return err
 }
@@ -229,7 +241,13 @@ func (c *Conn) Fit(n int) { c.span = uint32(min(max(n, firstRead), MaxIO)) }
 // Resume takes a Pause back.
 func (c *Conn) Resume() {
 	c.paused = false
-	if !c.eof {
+	switch {
+	case c.eof:
+	case c.muted && !c.closed: // by hangUp
+		c.muted = false
+		c.want |= readEvents
+		_ = c.loop.control(unix.EPOLL_CTL_ADD, int(c.fd), c.want, c.index, c.gen)
+	default:
 		c.ask(c.want | readEvents)
 	}
 }
