@@ -48,8 +48,8 @@ type Conn struct {
 	peerGone    bool // GOAWAY
 	pongs       int
 
-	// The last 64 streams that we reset.
-	forgotten   *[64]uint32
+	// The last streams that we reset.
+	forgotten   *[forgets]uint32
 	forgottenAt int
 
 	draining  bool

@@ -111,6 +111,28 @@ func TestHonestPeersHaveBudget(t *testing.T) {
 			output(c)
 		}
 	})
+	t.Run("bodies that are under way when their requests are answered", func(t *testing.T) {
+		c, h, w, _ := server(t, Config{})
+		h.onHead, h.quiet = answer(c), true
+		for wave := range 5 {
+			for i := range 100 {
+				w.head(uint32(200*wave+2*i+1), false, post()...)
+			}
+			if err := c.Receive(w.bytes(), Now(wave)*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+			output(c) // a hundred answers, each with RST_STREAM NO_ERROR
+			for range 2 {
+				for i := range 100 {
+					_ = w.WriteData(uint32(200*wave+2*i+1), false, []byte("x"))
+				}
+			}
+			if err := c.Receive(w.bytes(), Now(wave)*time.Millisecond); err != nil {
+				t.Fatalf("wave %d: %v", wave, err)
+			}
+			output(c)
+		}
+	})
 	t.Run("a PING a second", func(t *testing.T) {
 		c, _, w, _ := server(t, Config{})
 		for i := range 5000 {

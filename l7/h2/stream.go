@@ -148,14 +148,18 @@ func (c *Conn) Reset(s *Stream, code ErrCode) {
 	c.unlink(s)
 }
 
+// forgets is how many streams that we reset are remembered: more than a peer has
+// open at once by our default, all of which may be answered before their bodies end.
+const forgets = 256
+
 // sendReset queues RST_STREAM and remembers the stream, on which frames may
 // still be under way.
 func (c *Conn) sendReset(id uint32, code ErrCode) {
 	c.out.b = appendReset(c.room(), id, code)
 	if c.forgotten == nil {
-		c.forgotten = new([64]uint32)
+		c.forgotten = new([forgets]uint32)
 	}
-	c.forgotten[c.forgottenAt%64] = id
+	c.forgotten[c.forgottenAt%forgets] = id
 	c.forgottenAt++
 }
 
