@@ -98,6 +98,7 @@ func (t *thread) dialH2(e *endpoint, limits *lb.PoolLimits, g *groupH2) (*client
 	e.open.Add(1)
 	t.counts.dials.Add(1)
 	g.conns = append(g.conns, c)
+	t.loop.Set(&c.timer, limits.ConnectTimeout, c)
 	return c, nil
 }
 
@@ -373,8 +374,13 @@ func (c *clientH2) wait() {
 // errUnheard ends a connection whose backend does not answer a PING.
 var errUnheard = errors.New("backend does not answer")
 
-// Expired looks at what takes too long.
+// Expired looks at what takes too long. A connection that is not made in time is
+// given up, for those who come meanwhile would wait for it, too, without end.
 func (c *clientH2) Expired(*loop.Timer) {
+	if !c.ready {
+		c.fail(&Error{Status: 504, Source: FromUpstream, Reason: lb.ConnectTimeout, kind: failedConnect})
+		return
+	}
 	now := c.thread.loop.Now()
 	if now-c.born >= c.maxAge || c.conn.Streams() == 0 && now-c.quiet >= c.limits.IdleTimeout {
 		c.conn.Drain() // no more requests; Done when those that run have ended

@@ -134,3 +134,43 @@ func TestASilentBackendIsAskedAndLeft(t *testing.T) {
 		t.Errorf("got %d %q after %d PINGs", res.StatusCode, body, len(pings))
 	}
 }
+
+// Requests that come all the time keep no connection alive that is never made.
+func TestH2AConnectionThatIsNotMadeIsLeft(t *testing.T) {
+	o := startOrigin(t, func(p *peer) {
+		if p.number == 1 {
+			io.Copy(io.Discard, p.Conn) // and says nothing
+			return
+		}
+		if _, err := io.ReadFull(p.Conn, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		r := newRawEnd(t, p.Conn)
+		if id := r.awaitRequest(); id > 0 {
+			r.head(id, true, ":status", "200")
+		}
+		io.Copy(io.Discard, p.Conn)
+	})
+	document := strings.Replace(poolH2("http2", o.addr), "app: {", "app: { connections: { connect_timeout: 500ms },", 1)
+	l := startLab(t, labOptions{}, document)
+	c := l.h2c()
+	served := make(chan bool, 1000)
+	for range 100 {
+		go func() {
+			res, err := c.Get("http://" + l.addr + "/")
+			if err != nil {
+				return
+			}
+			res.Body.Close()
+			if res.StatusCode == 200 {
+				served <- true
+			}
+		}()
+		select {
+		case <-served:
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	t.Errorf("nothing is served; %d connections were made", o.conns.Load())
+}
