@@ -198,8 +198,16 @@ func (c *clientH1) resumeBody()   { c.t.Resume() }
 func (c *clientH1) buffered() int { return c.t.Buffered() }
 
 // abort ends the attempt: what is left of the response would be the next one's.
+// A tunnel that both sides have ended still writes what was said.
 func (c *clientH1) abort() {
+	over := c.state == clientTunnel && c.x.reqEnd && c.x.resEnd
 	c.detach()
+	if over {
+		c.state = clientClosed
+		c.endpoint.closed(c.thread)
+		c.t.Finish()
+		return
+	}
 	c.close()
 }
 

@@ -191,14 +191,13 @@ func (r *requestH2) buffered() int {
 }
 
 func (r *requestH2) abort() {
-	c := r.c
-	r.detach()
+	c, x := r.c, r.detach()
 	if !c.ready {
 		c.leave(r)
 		return
 	}
-	if r.tunnel != tunnelOpen || r.s == nil || !r.s.Finished() {
-		r.endStream(h2.Cancel) // else what is queued still goes out
+	if r.tunnel != tunnelOpen || r.s == nil || !r.s.Finished() || !x.resEnd {
+		r.endStream(h2.Cancel) // else both sides have ended, and what is queued still goes out
 	}
 	r.put()
 }
