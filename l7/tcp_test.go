@@ -62,7 +62,7 @@ func TestTCPLosesNothingThatASlowClientReadsAfterTheEnds(t *testing.T) {
 		c.say(strings.Repeat("x", size))
 	})
 	c := startLab(t, labOptions{}, tcpTo(o.addr)).dial()
-	c.Conn.(*net.TCPConn).SetReadBuffer(32 << 10)
+	c.Conn.(*net.TCPConn).SetReadBuffer(256 << 10)
 	c.say("ask").closeWrite()
 	if n, err := c.slowly(); n != size || err != nil {
 		t.Errorf("got %d bytes of %d: %v", n, size, err)
@@ -108,7 +108,7 @@ func TestAUnixSocketBackendThatClosesIsHeardToItsEnd(t *testing.T) {
 		}
 	}()
 	c := startLab(t, labOptions{}, pool("unix:"+path)).dial()
-	c.Conn.(*net.TCPConn).SetReadBuffer(32 << 10)
+	c.Conn.(*net.TCPConn).SetReadBuffer(256 << 10)
 	c.say("GET / HTTP/1.0\r\nHost: a\r\n\r\n").head()
 	if n, err := c.slowly(); n != size || err != nil {
 		t.Errorf("got %d bytes of %d: %v", n, size, err)

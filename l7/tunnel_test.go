@@ -17,7 +17,7 @@ func TestATunnelsLastBytesReachABackendThatHasEnded(t *testing.T) {
 	o := startOrigin(t, func(c *peer) {
 		c.request()
 		tcp := c.Conn.(*net.TCPConn)
-		tcp.SetReadBuffer(32 << 10)
+		tcp.SetReadBuffer(256 << 10)
 		c.say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		tcp.CloseWrite()
 		var n int64
